@@ -22,7 +22,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::oneshot;
 
 use super::{
-    Applied, Change, OpenError, Store, StoreError, StoredSession,
+    Applied, Change, OpenError, Opened, Store, StoreError,
     change::{self, Sessions, Undo},
     disk::{Disk, beside, create_folder, folder_of},
     lock::FileLock,
@@ -57,26 +57,18 @@ enum Work {
 
 impl JsonStore {
     /// Locks and loads `file`. Clients that have no expiry in it get `granted_until` (seconds since the Unix epoch).
-    pub(super) fn open(
-        file: &Path,
-        granted_until: u64,
-        retry: Duration,
-        disk: impl Disk,
-    ) -> Result<(Self, Vec<Arc<StoredSession>>), OpenError> {
+    pub(super) fn open(file: &Path, granted_until: u64, retry: Duration, disk: impl Disk) -> Opened<Self> {
         let failed = |source| OpenError::Io { file: file.to_owned(), source };
         let target = resolve(file).map_err(failed)?;
         let lock = FileLock::acquire("store", &target, beside(&target, ".lock"))?;
         let sessions = match read(&target).map_err(failed)? {
             None => Sessions::new(),
-            Some(bytes) => {
-                format::parse(&bytes, granted_until).map_err(|problem| OpenError::Unusable { file: target.clone(), problem })?
-            }
+            Some(bytes) => format::parse(&bytes, granted_until).map_err(|problem| OpenError::Unusable { file: target.clone(), problem })?,
         };
         let loaded = sessions.values().cloned().collect();
         let trouble = Trouble::default();
         let temporary = beside(&target, ".tmp");
-        let writer =
-            Writer { sessions, disk, target, temporary, trouble: Arc::clone(&trouble), unsettled: false, retry, _lock: lock };
+        let writer = Writer { sessions, disk, target, temporary, trouble: Arc::clone(&trouble), unsettled: false, retry, _lock: lock };
         let (queue, work) = mpsc::channel();
         let writer = thread::Builder::new().name("store".into()).spawn(move || writer.run(work)).map_err(failed)?;
         Ok((Self { queue, trouble, writer }, loaded))

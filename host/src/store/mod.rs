@@ -37,7 +37,7 @@ pub struct StoredSession {
     pub type_name: Arc<str>,
     /// Milliseconds since the Unix epoch; 0 where the file that brought the session did not say.
     pub created_at: u64,
-    /// In the order of their first join.
+    /// In the order of their first join, each name once.
     pub clients: Vec<StoredClient>,
     /// Counts the changes in this process: of two records of a session the one with the larger number is newer.
     pub revision: u64,
@@ -165,15 +165,17 @@ pub enum OpenError {
     },
 }
 
-/// Opens the store that `url` names (`memory:`, or `json:FILE` relative to `base`) and returns it with the sessions it holds,
-/// in the order of their ids. Blocks: it reads the whole file. Stored clients without an expiry, as the reference writes
-/// them, count as granted now, for `grant_ttl`.
+/// A store and the sessions it holds, in the order of their ids.
+pub type Opened<S> = Result<(S, Vec<Arc<StoredSession>>), OpenError>;
+
+/// Opens the store that `url` names (`memory:`, or `json:FILE` relative to `base`) and returns it with its sessions. Blocks: it
+/// reads the whole file. Stored clients without an expiry, as the reference writes them, count as granted now, for `grant_ttl`.
 ///
-/// The store belongs to this process from then on, until [`Store::shutdown`] has resolved or the process has ended.
+/// The store belongs to this process from then on: until [`Store::shutdown`] has resolved or the process has ended.
 ///
 /// # Errors
-/// Where the url is unknown, another process uses the store, or the file cannot be read and understood. Nothing was changed then.
-pub fn open(url: &str, base: &Path, grant_ttl: Duration) -> Result<(Arc<dyn Store>, Vec<Arc<StoredSession>>), OpenError> {
+/// Where the url is unknown, another process uses the store, or the file cannot be read and understood; the file is not touched then.
+pub fn open(url: &str, base: &Path, grant_ttl: Duration) -> Opened<Arc<dyn Store>> {
     let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
     match scheme {
         "memory" if url == "memory:" => Ok((Arc::new(memory::MemoryStore::default()), Vec::new())),

@@ -14,6 +14,9 @@
 //! ```
 //! Reading is strict where the meaning would be a guess, and its messages show no value: one may be a pin.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashSet,
     fmt, io,
