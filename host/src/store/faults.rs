@@ -37,7 +37,7 @@ pub(super) struct FaultyDisk {
 struct State {
     log: Vec<Step>,
     /// Which step fails, with which error of the operating system, and how many times.
-    fault: Option<(Step, i32, usize)>,
+    faults: Vec<(Step, i32, usize)>,
     hold: Option<Step>,
     held: bool,
     observer: Option<Box<dyn FnMut(Step) + Send>>,
@@ -45,11 +45,11 @@ struct State {
 
 impl FaultyDisk {
     pub(super) fn fail(&self, step: Step, error: i32, times: usize) {
-        self.shared.0.lock().unwrap().fault = Some((step, error, times));
+        self.shared.0.lock().unwrap().faults.push((step, error, times));
     }
 
     pub(super) fn recover(&self) {
-        self.shared.0.lock().unwrap().fault = None;
+        self.shared.0.lock().unwrap().faults.clear();
     }
 
     /// Called before each step, on the writer's thread.
@@ -95,12 +95,12 @@ impl FaultyDisk {
         changed.notify_all();
         let mut state = changed.wait_while(state, |state| state.hold == Some(step)).unwrap();
         state.held = false;
-        match &mut state.fault {
-            Some((faulty, error, times)) if *faulty == step && *times > 0 => {
+        match state.faults.iter_mut().find(|(faulty, _, times)| *faulty == step && *times > 0) {
+            Some((_, error, times)) => {
                 *times -= 1;
                 Err(io::Error::from_raw_os_error(*error))
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 }

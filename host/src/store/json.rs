@@ -146,9 +146,11 @@ struct Writer<D> {
 
 impl<D: Disk> Writer<D> {
     fn run(mut self, queue: mpsc::Receiver<Work>) {
-        while let Some(first) = self.next(&queue) {
+        let mut end = None;
+        while end.is_none()
+            && let Some(first) = self.next(&queue)
+        {
             let mut batch = Vec::new();
-            let mut end = None;
             for work in iter::once(first).chain(iter::from_fn(|| queue.try_recv().ok())) {
                 match work {
                     Work::Change(change, answer) => batch.push((change, answer)),
@@ -159,18 +161,15 @@ impl<D: Disk> Writer<D> {
                 }
             }
             self.commit(batch);
-            if let Some(answer) = end {
-                if self.unsettled {
-                    self.write_again();
-                }
-                // The lock goes before the answer, so that whoever waited for it can open the file at once.
-                drop(self);
-                let _ = answer.send(());
-                return;
-            }
         }
         if self.unsettled {
             self.write_again();
+        }
+        // The lock goes before the answer, so that whoever waited for it can open the file at once.
+        drop(self);
+        if let Some(answer) = end {
+            // Whoever dropped the future does not want to know.
+            let _ = answer.send(());
         }
     }
 
@@ -214,7 +213,7 @@ impl<D: Disk> Writer<D> {
             }
         }
         for ((_, to), answer) in batch.into_iter().zip(answers) {
-            // Whoever dropped the future does not want to know; the change stands.
+            // Whoever dropped the future does not want to know either; the change stands.
             let _ = to.send(answer);
         }
     }

@@ -171,10 +171,16 @@ fn a_failed_write_answers_as_if_its_changes_had_never_come() {
 
 #[test]
 fn refused_changes_that_reached_the_file_are_written_over() {
-    // Once at the change and once at the attempt to put the earlier state back: the file now holds what was refused.
+    // At the change, and then at the attempt to put the earlier state back: the file holds what was refused.
     let bench = Bench::new(NEVER);
-    bench.disk.fail(Step::SyncFolder, IO_ERROR, 2);
-    assert!(is_write_error(&bench.apply(join("1", "b", 20)), ""));
+    bench.disk.hold(Step::SyncFolder);
+    let refused = bench.store.apply(join("1", "b", 20));
+    bench.disk.wait_until_held();
+    bench.disk.fail(Step::SyncFolder, IO_ERROR, 1);
+    bench.disk.fail(Step::Create, IO_ERROR, 1);
+    bench.disk.release();
+    assert!(is_write_error(&wait(refused), ""));
+    assert_ne!(bench.on_disk(), one());
     wait(bench.store.shutdown());
     assert_eq!(bench.on_disk(), one());
 

@@ -139,10 +139,10 @@ fn values_that_are_no_strings_stay_in_their_place_and_a_second_name_goes() {
 
 #[test]
 fn unknown_keys_are_written_back_in_their_order() {
-    let content = r#"{"1": {"zeta": {"b": 1, "a": [null]}, "type": "t", "pin": "2", "alpha": "x", "id": "1", "clients": []}}"#;
+    let content = r#"{"1": {"id": "1", "zeta": {"b": 1, "a": [null]}, "pin": "2", "alpha": "x", "type": "t", "clients": [], "beta": 3}}"#;
     let written = Place::holding(content).after(join("1", "c", 7));
     let fields: Map<String, Value> = serde_json::from_str::<Map<String, Value>>(&written).unwrap()["1"].as_object().unwrap().clone();
-    assert_eq!(fields.keys().collect::<Vec<_>>(), ["id", "pin", "type", "clients", "expires", "zeta", "alpha"]);
+    assert_eq!(fields.keys().collect::<Vec<_>>(), ["id", "pin", "type", "clients", "expires", "zeta", "alpha", "beta"]);
     assert_eq!(serde_json::to_string(&fields["zeta"]).unwrap(), r#"{"b":1,"a":[null]}"#);
     assert_eq!(fields["alpha"], "x");
 }
