@@ -1,6 +1,11 @@
 //! The session server: sessions, their conductors out of plugins, tokens and MQTT.
 
+pub mod app;
 pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod logging;
 pub mod sessions;
 pub mod store;
+pub mod tasks;
 pub mod tokens;
