@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{
     BrokerKind, Mistakes, Settings, StoreUrl,
     mistakes::{Mistake, Origin, Warning, clean},
-    sources::{Collected, Given, Raw},
+    sources::{Collected, Given, Raw, type_path},
     table::{Admin, Fallback, Iot, Log, Mqtt, Sessions, State, Store, Token, Type},
     values::{Fault, Kind, Parser},
 };
@@ -32,6 +32,8 @@ pub(super) struct Reader {
     effective: Vec<Effective>,
     /// Where the section that is being read was begun: the place to name for a key that is missing.
     section: Origin,
+    /// Added where a key is missing.
+    hint: String,
     /// What the file sets is unknown, so that nothing can be told to be missing.
     file_unread: bool,
 }
@@ -70,7 +72,7 @@ impl Reader {
             }
             Fallback::Required => {
                 if !self.file_unread {
-                    let problem = format!("missing, expected {}", parser.expected);
+                    let problem = format!("missing, expected {}{}", parser.expected, self.hint);
                     self.mistakes.push(Mistake::new(&self.section, &path, problem));
                 }
                 T::default()
@@ -119,7 +121,7 @@ fn shown(value: &Value, kind: Kind) -> String {
 
 pub(super) fn read(collected: Collected, base_dir: &Path) -> Result<(Settings, Vec<Warning>), Mistakes> {
     let Collected { given, types: names, mistakes, mut warnings, file_unread } = collected;
-    let mut reader = Reader { given, mistakes, effective: Vec::new(), section: Origin::Default, file_unread };
+    let mut reader = Reader { given, mistakes, effective: Vec::new(), section: Origin::Default, hint: String::new(), file_unread };
     let mut settings = Settings {
         base_dir: base_dir.to_path_buf(),
         state: State::read(&mut reader, "state"),
@@ -133,8 +135,11 @@ pub(super) fn read(collected: Collected, base_dir: &Path) -> Result<(Settings, V
         types: BTreeMap::new(),
         effective: Vec::new(),
     };
-    for (name, origin) in names {
-        read_type(&mut reader, &mut settings, name, origin);
+    for (name, origin) in &names {
+        reader.section = origin.clone();
+        let twin = names.keys().find(|other| *other != name && other.eq_ignore_ascii_case(name));
+        let read = read_type(&mut reader, name, twin);
+        settings.types.insert(name.clone(), read);
     }
     check_listeners(&mut reader, &settings);
     if let Some(mistakes) = Mistakes::of(std::mem::take(&mut reader.mistakes)) {
@@ -146,16 +151,16 @@ pub(super) fn read(collected: Collected, base_dir: &Path) -> Result<(Settings, V
     Ok((settings, warnings))
 }
 
-fn read_type(reader: &mut Reader, settings: &mut Settings, name: String, origin: Origin) {
+/// Reads a type; `twin` is another one whose name differs in upper and lower case only.
+fn read_type(reader: &mut Reader, name: &str, twin: Option<&String>) -> Type {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    let at = super::sources::type_path(&name);
+    let at = type_path(name);
     if !(1..=64).contains(&name.len()) || !name.bytes().all(plain) {
         let problem = "not the name of a type, expected 1 to 64 of A-Z a-z 0-9 _ . -";
-        reader.mistakes.push(Mistake::new(&origin, &at, problem));
+        reader.mistakes.push(Mistake::new(&reader.section, &at, problem));
     }
-    reader.section = origin;
-    let read = Type::read(reader, &at);
-    settings.types.insert(name, read);
+    reader.hint = twin.map(|twin| format!("; did you mean {}?", type_path(twin))).unwrap_or_default();
+    Type::read(reader, &at)
 }
 
 /// Two listeners on one address: the second one could never be bound.

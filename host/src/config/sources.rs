@@ -37,7 +37,7 @@ impl Flag {
     #[must_use]
     pub fn set(argument: &str) -> Self {
         match argument.split_once('=') {
-            Some((key, value)) => Self::new(&format!("--set {}", clean(key.trim())), key.trim(), value.trim()),
+            Some((key, value)) => Self::new(&format!("--set {}", clean(key.trim())), key.trim(), value),
             None => Self { name: format!("--set {}", clean(argument)), setting: None },
         }
     }
@@ -88,6 +88,29 @@ pub(super) fn collect(file: Option<(&Path, &str)>, env: impl IntoIterator<Item =
     all
 }
 
+/// Where a key stands.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    /// In this section, which need not exist.
+    Section(&'a str),
+    /// In the table of the type of this name.
+    Type(&'a str),
+}
+
+impl Place<'_> {
+    fn path(self) -> String {
+        match self {
+            Self::Section(section) => segment(section),
+            Self::Type(name) => type_path(name),
+        }
+    }
+}
+
+/// A key as file and flags write it.
+fn dotted(place: Place<'_>, key: &str) -> String {
+    format!("{}.{key}", place.path())
+}
+
 /// A type's path; a name that is not plain is quoted.
 pub(super) fn type_path(name: &str) -> String {
     format!("types.{}", segment(name))
@@ -118,30 +141,22 @@ impl Collected {
         let (Some(_), Some(value)) = (name.to_str(), value.to_str()) else {
             return self.mistake(&origin, "", "name and value must be Unicode text");
         };
-        let (section, type_name, key) = match rest.strip_prefix("TYPES__").and_then(|rest| rest.rsplit_once("__")) {
-            Some((name, key)) => (TYPES.to_owned(), Some(name), key),
-            None => match rest.split_once("__") {
-                Some((section, key)) => (section.to_lowercase(), None, key),
-                None => (rest.to_lowercase(), None, ""),
-            },
+        let (place, key, upper) = match rest.strip_prefix("TYPES__").and_then(|rest| rest.rsplit_once("__")) {
+            Some((name, key)) => (Place::Type(name), key, key.to_uppercase() == key),
+            None => {
+                let (section, key) = rest.split_once("__").unwrap_or((rest, ""));
+                (Place::Section(&section.to_lowercase()), key, rest.to_uppercase() == rest)
+            }
         };
-        // Only the upper-case spelling is the key's: otherwise two variables could set the same key, in no order.
-        let lower = key.to_lowercase();
-        let spelt = |path: &str, key: &str| {
-            let path = path.strip_prefix("types.").map_or_else(|| path.to_uppercase(), |name| format!("TYPES__{name}"));
-            format!("{ENVIRONMENT_PREFIX}{path}__{}", key.to_uppercase())
-        };
-        let exact = type_name.is_some() || rest == format!("{}__{}", section.to_uppercase(), lower.to_uppercase());
-        if !exact || key != lower.to_uppercase() {
-            let path = type_name.map_or_else(|| section.clone(), |name| format!("types.{name}"));
-            let hint = if matches!(table::find(&section, &lower), Lookup::Known) {
-                did_you_mean(Some(spelt(&path, &lower)))
-            } else {
-                format!("; expected {ENVIRONMENT_PREFIX}SECTION__KEY in upper case")
-            };
-            return self.mistake(&origin, "", format!("unknown key{hint}"));
+        if !upper {
+            // Otherwise two variables could set the same key, in no order.
+            return self.mistake(&origin, "", format!("expected {ENVIRONMENT_PREFIX}SECTION__KEY, all in upper case"));
         }
-        self.set(&section, type_name, &lower, Raw::Text(value.to_owned()), origin, |section, key| spelt(section, key));
+        let spell = |place: Place<'_>, key: &str| match place {
+            Place::Section(section) => format!("{ENVIRONMENT_PREFIX}{}__{}", section.to_uppercase(), key.to_uppercase()),
+            Place::Type(name) => format!("{ENVIRONMENT_PREFIX}TYPES__{name}__{}", key.to_uppercase()),
+        };
+        self.set(place, &key.to_lowercase(), Raw::Text(value.to_owned()), origin, spell);
     }
 
     fn flag(&mut self, position: usize, flag: &Flag) {
@@ -149,37 +164,38 @@ impl Collected {
         let Some((path, value)) = &flag.setting else {
             return self.mistake(&origin, "", "expected SECTION.KEY=VALUE");
         };
-        let (section, type_name, key) = match path.strip_prefix("types.").and_then(|rest| rest.rsplit_once('.')) {
-            Some((name, key)) => (TYPES, Some(name), key),
+        let (place, key) = match path.strip_prefix("types.").and_then(|rest| rest.rsplit_once('.')) {
+            Some((name, key)) => (Place::Type(name), key),
             None => {
                 let (section, key) = path.split_once('.').unwrap_or((path, ""));
-                (section, None, key)
+                (Place::Section(section), key)
             }
         };
-        self.set(section, type_name, key, Raw::Text(value.clone()), origin, |section, key| format!("{section}.{key}"));
+        self.set(place, key, Raw::Text(value.clone()), origin, dotted);
     }
 
-    /// Gives a key its value, or says that there is no such key; `spell` writes a path as this source does.
-    fn set(&mut self, section: &str, type_name: Option<&str>, key: &str, raw: Raw, origin: Origin, spell: impl Fn(&str, &str) -> String) {
-        if let Some(name) = type_name {
-            self.types.entry(name.to_owned()).or_insert_with(|| origin.clone());
-        }
-        if type_name.is_none() && section.split('.').next() == Some("types") {
-            return self.mistake(&origin, "types", "expected the name of a type and a key, as in types.NAME.plugin");
-        }
-        let at = type_name.map_or_else(|| segment(section), type_path);
-        let path = if key.is_empty() { at.clone() } else { format!("{at}.{}", segment(key)) };
+    /// Gives a key its value, or says that there is no such key; `spell` writes a key as this source does.
+    fn set(&mut self, place: Place<'_>, key: &str, raw: Raw, origin: Origin, spell: impl Fn(Place<'_>, &str) -> String) {
+        let (section, known_section) = match place {
+            Place::Type(name) => {
+                self.types.entry(name.to_owned()).or_insert_with(|| origin.clone());
+                (TYPES, true)
+            }
+            Place::Section(section) if section.split('.').next() == Some("types") => {
+                return self.mistake(&origin, "types", "expected the name of a type and a key, as in types.NAME.plugin");
+            }
+            Place::Section(section) => (section, table::is_section(section)),
+        };
+        let path = if key.is_empty() { place.path() } else { format!("{}.{}", place.path(), segment(key)) };
         match table::find(section, key) {
             Lookup::Known => self.give(&path, raw, origin),
             Lookup::Later => self.mistake(&origin, &path, LATER),
-            Lookup::Unknown if type_name.is_some() || table::is_section(section) => {
-                let suggestion = table::suggest_key(section, key);
-                let spelt = suggestion.and_then(|path| {
-                    let (section, key) = path.rsplit_once('.')?;
-                    let section = type_name.filter(|_| section == TYPES).map_or(section.to_owned(), |n| format!("types.{n}"));
-                    Some(spell(&section, key))
+            Lookup::Unknown if known_section => {
+                let suggestion = table::suggest_key(section, key).map(|(other, key)| {
+                    let place = if other == section { place } else { Place::Section(other) };
+                    spell(place, key)
                 });
-                self.mistake(&origin, &path, format!("unknown key{}", did_you_mean(spelt)));
+                self.mistake(&origin, &path, format!("unknown key{}", did_you_mean(suggestion)));
             }
             Lookup::Unknown => self.unknown_section(&origin, section, &path),
         }
@@ -235,7 +251,7 @@ impl File<'_> {
             let (section, origin) = (key.get_ref(), self.origin(key.span().start));
             match value.get_ref() {
                 DeValue::Table(types) if section == "types" => self.types(types),
-                DeValue::Table(keys) if table::is_section(section) => self.keys(section, None, keys),
+                DeValue::Table(keys) if table::is_section(section) => self.keys(Place::Section(section), keys),
                 other if section == "types" || table::is_section(section) => self.not_a_table(&origin, section, other),
                 _ => self.all.unknown_section(&origin, section, &segment(section)),
             }
@@ -248,7 +264,7 @@ impl File<'_> {
             match value.get_ref() {
                 DeValue::Table(keys) => {
                     self.all.types.entry(name.get_ref().to_string()).or_insert(origin);
-                    self.keys(TYPES, Some(name.get_ref()), keys);
+                    self.keys(Place::Type(name.get_ref()), keys);
                 }
                 other => self.not_a_table(&origin, &type_path(name.get_ref()), other),
             }
@@ -260,18 +276,12 @@ impl File<'_> {
         self.all.mistake(origin, path, format!("found a value of type {found}, expected a table with keys"));
     }
 
-    fn keys(&mut self, section: &str, type_name: Option<&str>, keys: &DeTable<'_>) {
+    fn keys(&mut self, place: Place<'_>, keys: &DeTable<'_>) {
         for (key, value) in keys {
             let origin = self.origin(key.span().start);
             match json(value.get_ref()) {
-                Ok(value) => {
-                    let spell = |section: &str, key: &str| format!("{section}.{key}");
-                    self.all.set(section, type_name, key.get_ref(), Raw::Value(value), origin, spell);
-                }
-                Err(problem) => {
-                    let path = type_name.map_or_else(|| section.to_owned(), type_path);
-                    self.all.mistake(&origin, &format!("{path}.{}", segment(key.get_ref())), problem);
-                }
+                Ok(value) => self.all.set(place, key.get_ref(), Raw::Value(value), origin, dotted),
+                Err(problem) => self.all.mistake(&origin, &dotted(place, &segment(key.get_ref())), problem),
             }
         }
     }

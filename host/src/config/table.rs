@@ -224,15 +224,14 @@ fn paths() -> impl Iterator<Item = (&'static str, &'static str)> {
 const ALIKE: f64 = 0.7;
 
 /// The key to propose for one that is unknown: alike in the same section, or the same word in another section.
-pub(super) fn suggest_key(section: &str, key: &str) -> Option<String> {
+pub(super) fn suggest_key(section: &str, key: &str) -> Option<(&'static str, &'static str)> {
     let alike = |(known_section, known): (&'static str, &'static str)| {
         let score = strsim::normalized_damerau_levenshtein(known, &key.to_lowercase());
         let here = known_section == section;
-        (score >= if here { ALIKE } else { 1.0 }).then_some((here, score, known_section, known))
+        (score >= if here { ALIKE } else { 1.0 }).then_some((here, score, (known_section, known)))
     };
-    let (.., section, key) =
-        paths().filter_map(alike).max_by(|a, b| (a.0, a.1).partial_cmp(&(b.0, b.1)).unwrap_or(std::cmp::Ordering::Equal))?;
-    Some(format!("{section}.{key}"))
+    let best = paths().filter_map(alike).max_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    best.map(|(.., path)| path)
 }
 
 /// The section, or the key of any section, to propose for an unknown word at the top.
@@ -240,5 +239,5 @@ pub(super) fn suggest_section(word: &str) -> Option<String> {
     let sections = SECTIONS.iter().map(|section| section.path.split('.').next().unwrap_or(section.path));
     let scored = sections.map(|name| (strsim::normalized_damerau_levenshtein(name, &word.to_lowercase()), name));
     let best = scored.filter(|(score, _)| *score >= ALIKE).max_by(|a, b| a.0.total_cmp(&b.0));
-    best.map(|(_, name)| name.to_owned()).or_else(|| suggest_key("", word))
+    best.map(|(_, name)| name.to_owned()).or_else(|| suggest_key("", word).map(|(section, key)| format!("{section}.{key}")))
 }

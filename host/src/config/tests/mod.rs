@@ -1,8 +1,9 @@
 use std::{ffi::OsString, net::SocketAddr, path::Path, time::Duration};
 
-use proptest::prelude::*;
-
 use super::*;
+
+mod documents;
+mod random;
 
 const BASE: &str = "/srv/host";
 const TYPE: &str = "[types.a]\nplugin = \"a\"\n";
@@ -261,17 +262,15 @@ fn unknown_keys_are_mistakes_in_every_source_and_a_close_one_is_proposed() {
 
     let start = |rest: &str| format!("environment variable CONDUCTOR_HOST__{rest}");
     assert_eq!(env("CONDUCTOR_HOST__IOT__LISEN"), start("IOT__LISEN: iot.lisen: unknown key; did you mean CONDUCTOR_HOST__IOT__LISTEN?"));
-    assert_eq!(env("CONDUCTOR_HOST__iot__LISTEN"), start("iot__LISTEN: unknown key; did you mean CONDUCTOR_HOST__IOT__LISTEN?"));
+    assert_eq!(env("CONDUCTOR_HOST__iot__LISTEN"), start("iot__LISTEN: expected CONDUCTOR_HOST__SECTION__KEY, all in upper case"));
     assert_eq!(env("CONDUCTOR_HOST__TLS__CERT"), start("TLS__CERT: tls.cert: not available in this version"));
     assert!(env("CONDUCTOR_HOST__LISTEN").starts_with(&start("LISTEN: ")));
     assert!(env("CONDUCTOR_HOST__").starts_with(&start(": ")));
     assert!(env("CONDUCTOR_HOST__TYPES__X").contains("types.NAME.plugin"));
-    let typed = lines("", &[("CONDUCTOR_HOST__TYPES__a__PLUGN", "1")], &[]);
-    assert!(
-        typed[0].ends_with("did you mean CONDUCTOR_HOST__TYPES__a__PLUGIN?")
-            || typed[1].ends_with("did you mean CONDUCTOR_HOST__TYPES__a__PLUGIN?"),
-        "{typed:?}"
-    );
+    let typed = only("", &[("CONDUCTOR_HOST__TYPES__a__PLUGN", "1"), ("CONDUCTOR_HOST__TYPES__a__PLUGIN", "1")], &[]);
+    assert!(typed.ends_with("types.a.plugn: unknown key; did you mean CONDUCTOR_HOST__TYPES__a__PLUGIN?"), "{typed}");
+    let cased = only(TYPE, &[("CONDUCTOR_HOST__TYPES__A__DEADLINE", "1s")], &[]);
+    assert_eq!(cased, start("TYPES__A__DEADLINE: types.A.plugin: missing, expected a path; did you mean types.a?"));
 
     assert_eq!(flag("iot.lisen=1"), "--set iot.lisen: iot.lisen: unknown key; did you mean iot.listen?");
     assert_eq!(flag("iot=1"), "--set iot: iot: unknown key");
@@ -446,107 +445,4 @@ fn a_file_that_cannot_be_read_is_a_mistake() {
     std::fs::write(&file, TYPE).unwrap();
     let (settings, _) = Settings::load(Some(&file), [], &[]).unwrap();
     assert_eq!(settings.types["a"].plugin, folder.path().join("a"));
-}
-
-#[test]
-fn the_reference_is_fresh() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/settings.md");
-    let stored = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(stored == reference(), "stale: cargo run -p conductor-host -- config reference > docs/settings.md");
-}
-
-#[test]
-fn the_example_shows_the_defaults_and_loads_without_warnings() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host.example.toml");
-    let (settings, warnings) = Settings::load(Some(&path), [], &[]).unwrap();
-    assert!(warnings.is_empty(), "{warnings:?}");
-    assert_eq!(settings.types.keys().collect::<Vec<_>>(), ["active", "default"]);
-    let (defaults, _) = Settings::parse(None, &settings.base_dir, [], &[]).unwrap();
-    for default in &defaults.effective {
-        let shown = settings.effective.iter().find(|shown| shown.path == default.path).unwrap();
-        assert_eq!(shown.value, default.value, "{}", default.path);
-        assert_eq!(shown.origin == Origin::Default, default.value.is_none(), "{} is not in the example", default.path);
-    }
-    // What is commented out is right, too, and with it every key is shown.
-    let text = std::fs::read_to_string(&path).unwrap();
-    let whole: String =
-        text.lines().map(|line| format!("{}\n", line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))).collect();
-    let settings = good(&whole, &[], &[]);
-    let unset = |path: &str| settings.effective.iter().any(|known| known.path == path && known.origin == Origin::Default);
-    assert!(!settings.effective.iter().any(|known| !known.path.starts_with("types.default.") && unset(&known.path)));
-}
-
-/// Words that make a random text look like settings.
-fn toml_like() -> impl Strategy<Value = String> {
-    let word = prop_oneof![
-        Just("[types.a]"),
-        Just("[iot]"),
-        Just("[[mqtt]]"),
-        Just("listen"),
-        Just("types"),
-        Just("plugin"),
-        Just("config"),
-        Just(" = "),
-        Just("."),
-        Just("\n"),
-        Just("\""),
-        Just("'"),
-        Just("\"\"\""),
-        Just("["),
-        Just("]"),
-        Just("{"),
-        Just("}"),
-        Just(","),
-        Just("1"),
-        Just("nan"),
-        Just("1e999"),
-        Just("0x"),
-        Just("1979-05-27"),
-        Just("true"),
-        Just("#"),
-        Just("\\u00"),
-        Just("é"),
-        Just("\0"),
-        Just("\u{feff}"),
-        Just("log.level"),
-        Just("ttl = \"99999999999y\""),
-        Just("-"),
-    ];
-    proptest::collection::vec(word, 0..40).prop_map(|words| words.concat())
-}
-
-proptest! {
-    #[test]
-    fn no_text_makes_it_panic(text in prop_oneof![any::<String>(), toml_like()]) {
-        check_total(load(&text, &[], &[]));
-    }
-
-    #[test]
-    fn no_environment_and_no_flag_makes_it_panic(
-        name in "(IOT|TYPES|TYPES__a|LOG|\\PC{0,3})(__)?(LISTEN|PLUGIN|CONFIG|LEVEL|\\PC{0,3})",
-        key in "(iot|types|types.a|log|token|\\PC{0,3})\\.?(listen|plugin|config|level|ttl|\\PC{0,3})",
-        value in any::<String>(),
-    ) {
-        check_total(load("", &[(&format!("CONDUCTOR_HOST__{name}"), &value)], &[&format!("{key}={value}")]));
-    }
-}
-
-/// Settings can be shown; mistakes are one line each.
-fn check_total(loaded: Result<(Settings, Vec<Warning>), Mistakes>) {
-    match loaded {
-        Ok((settings, _)) => assert!(!settings.show().is_empty()),
-        Err(mistakes) => assert_eq!(mistakes.to_string().lines().count(), mistakes.iter().count(), "{mistakes}"),
-    }
-}
-
-#[test]
-fn deep_nesting_is_refused_and_not_followed() {
-    let deep = 200_000;
-    for text in [
-        format!("[types.a]\nplugin = \"p\"\nconfig.x = {}1{}\n", "[".repeat(deep), "]".repeat(deep)),
-        format!("[types.a]\nplugin = \"p\"\nconfig{} = 1\n", ".x".repeat(deep)),
-        format!("[types.a.config{}]\nx = 1\n", ".x".repeat(deep)),
-    ] {
-        load(&text, &[], &[]).unwrap_err();
-    }
 }
