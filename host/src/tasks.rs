@@ -78,7 +78,6 @@ async fn repeat(mut task: Task, mut stop: watch::Receiver<bool>) {
         }
     };
     tokio::select! {
-        biased;
         _ = stop.wait_for(|stopping| *stopping) => {}
         () = turns => {}
     }
@@ -133,7 +132,7 @@ mod tests {
         let running = tokio::spawn(main_loop.run(stopped));
         sleep(time).await;
         stop.send(true).unwrap();
-        running.await.unwrap();
+        tokio::time::timeout(60 * SECOND, running).await.unwrap().unwrap();
     }
 
     #[tokio::test(start_paused = true)]
@@ -227,7 +226,7 @@ mod tests {
             } else {
                 drop(stop);
             }
-            running.await.unwrap();
+            tokio::time::timeout(60 * SECOND, running).await.unwrap().unwrap();
             assert_eq!((before.elapsed(), dropped.load(Ordering::SeqCst)), (Duration::ZERO, 1));
         }
     }
@@ -243,6 +242,19 @@ mod tests {
         });
         main_loop.run(watch::channel(true).1).await;
         assert!(runs.seen().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_interval_of_nothing_is_a_millisecond() {
+        let runs = Runs::new();
+        let mut main_loop = MainLoop::new();
+        let noted = runs.clone();
+        main_loop.every("eager", Duration::ZERO, move || {
+            noted.note();
+            async { Ok(()) }
+        });
+        run_for(main_loop, Duration::from_millis(10)).await;
+        assert!((9..=11).contains(&runs.seen().len()), "{:?}", runs.seen());
     }
 
     #[test]

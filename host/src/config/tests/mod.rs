@@ -153,6 +153,10 @@ fn store_and_key_follow_the_state_folder_until_they_are_set() {
     let settings = good("[state]\ndir = \"/data\"\n[store]\nurl = \"json:s.json\"\n", &[], &["token.key=state/k.pem"]);
     assert_eq!(settings.store.url, StoreUrl::Json("/srv/host/s.json".into()));
     assert_eq!(settings.token.key, Path::new("/srv/host/state/k.pem"));
+    // The folder in force, not one that it overrides.
+    let settings = good("[state]\ndir = \"/weak\"\n", &[], &["state.dir=/strong"]);
+    assert_eq!(settings.store.url, StoreUrl::Json("/strong/sessions.json".into()));
+    assert!(!settings.show().contains("/weak"));
 }
 
 #[test]
@@ -414,6 +418,8 @@ fn log_levels_are_levels_or_directives() {
 fn a_message_is_one_short_line_whatever_was_found() {
     let line = only("", &[], &[&format!("token.mode=\u{1b}[31m\n{}", "x".repeat(10_000))]);
     assert!(line.len() < 300 && !line.contains('\u{1b}'), "{line}");
+    assert_eq!(only("", &[], &["two\nlines"]), "--set two\\nlines: expected SECTION.KEY=VALUE");
+    assert!(only("", &[("CONDUCTOR_HOST__IOT\n__X", "1")], &[]).starts_with("environment variable CONDUCTOR_HOST__IOT\\n__X: "));
     // A plugin's own settings may hold a secret.
     assert!(!only("", &[], &["types.a.plugin=p", "types.a.config=hunter2"]).contains("hunter2"));
 }
