@@ -17,11 +17,7 @@ fn connect(version: u8, client: &str) -> Vec<u8> {
 struct Drip<'a>(&'a [u8]);
 
 impl AsyncRead for Drip<'_> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        _: &mut task::Context<'_>,
-        buf: &mut tokio::io::ReadBuf<'_>,
-    ) -> task::Poll<std::io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut task::Context<'_>, buf: &mut tokio::io::ReadBuf<'_>) -> task::Poll<std::io::Result<()>> {
         if let Some((first, rest)) = self.0.split_first() {
             buf.put_slice(&[*first]);
             self.0 = rest;
@@ -121,9 +117,10 @@ fn the_library_gets_ids_that_it_takes_and_that_stay_apart() {
 
 #[test]
 fn the_assigned_id_is_put_into_an_accepting_connack() {
-    assert_eq!(with_assigned_id(&[0x20, 6, 0, 0, 3, 0x22, 0, 16], "dev").unwrap(), [
-        0x20, 12, 0, 0, 9, 0x12, 0, 3, b'd', b'e', b'v', 0x22, 0, 16
-    ]);
+    assert_eq!(
+        with_assigned_id(&[0x20, 6, 0, 0, 3, 0x22, 0, 16], "dev").unwrap(),
+        [0x20, 12, 0, 0, 9, 0x12, 0, 3, b'd', b'e', b'v', 0x22, 0, 16]
+    );
     assert_eq!(with_assigned_id(&[0x20, 3, 0, 0x8c, 0], "dev"), None);
     assert_eq!(with_assigned_id(&[0x20, 3, 0, 0, 9], "dev"), None);
     let long = "x".repeat(128);

@@ -2,7 +2,11 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, extract::ConnectInfo};
+use axum::{
+    Router,
+    extract::ConnectInfo,
+    http::{HeaderValue, StatusCode, header},
+};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
@@ -84,11 +88,17 @@ pub(super) fn websocket(broker: Arc<EmbeddedBroker>, stream: TcpStream, peer: So
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(place.clone());
         let router = router.clone();
-        async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
+        async move {
+            let mut response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     drop(tokio::spawn(async move {
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(UPGRADE_TIME).max_headers(32).keep_alive(false);
+        http.timer(TokioTimer::new()).header_read_timeout(UPGRADE_TIME).max_headers(32);
         let serving = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
         match tokio::time::timeout(UPGRADE_TIME, serving).await {
             Ok(Ok(())) => {}

@@ -11,11 +11,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use mqtt5::broker::{
-    DynamicStorage, MemoryBackend, StorageBackend,
-    router::MessageRouter,
-    storage::QueueLimits,
-};
+use mqtt5::broker::{DynamicStorage, MemoryBackend, StorageBackend, router::MessageRouter, storage::QueueLimits};
 
 use super::{
     Ended, Events, Limits,

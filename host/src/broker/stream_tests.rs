@@ -59,8 +59,7 @@ async fn acknowledgements_to_3_1_1_lose_what_only_5_has() {
         &[0xe0, 1, 0x8e],
         &[0x40, 2, 0, 9],
     ];
-    let expected =
-        [&[0x40, 2, 0, 5, 0x50, 2, 0, 6, 0x62, 2, 0, 7, 0x70, 2, 0, 8][..], &publish, &[0x40, 2, 0, 9]].concat();
+    let expected = [&[0x40, 2, 0, 5, 0x50, 2, 0, 6, 0x62, 2, 0, 7, 0x70, 2, 0, 8][..], &publish, &[0x40, 2, 0, 9]].concat();
     for window in [1, 3, 64, 4096] {
         assert_eq!(over_the_wire(&connection(4, false), &packets, window).await, expected, "{window}");
     }
