@@ -293,3 +293,42 @@ async fn until(moment: SystemTime) {
         tokio::time::sleep(left.min(CLOCK_CHECK)).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mqtt5::broker::{
+        events::SubscriptionInfo,
+        router::MessageRouter,
+        storage::{ClientSession, StoredSubscription},
+    };
+
+    use super::{super::stream::tests::connection, *};
+
+    /// The library checks a subscription first and starts it later; between the two the grant may have been narrowed.
+    #[tokio::test]
+    async fn a_subscription_that_started_after_its_right_was_lost_ends() {
+        let connection = connection(5, false);
+        let Room { router, store, .. } = &*connection.room;
+        let mut session = ClientSession::new("dev", true, Some(60));
+        for filter in ["/123456/#", "/123456/mine"] {
+            let subscription = StoredSubscription::new(mqtt5::QoS::AtMostOnce);
+            router.subscribe(MessageRouter::stored_subscription_request("dev", filter, &subscription)).await.unwrap();
+            session.add_subscription(filter.to_owned(), subscription);
+        }
+        store.store_session(session).await.unwrap();
+        let event = |filter: &str| ClientSubscribeEvent {
+            client_id: "dev".into(),
+            subscriptions: vec![SubscriptionInfo {
+                topic_filter: filter.into(),
+                qos: mqtt5::QoS::AtMostOnce,
+                result: SubAckReasonCode::GrantedQoS0,
+            }],
+        };
+        connection.on_client_subscribe(event("/123456/#")).await;
+        assert!(router.has_subscription("dev", "/123456/#").await, "still allowed");
+        connection.set_grant(Grant::from_lists(vec!["/123456/mine".to_owned()], vec![]));
+        connection.on_client_subscribe(event("/123456/#")).await;
+        assert!(!router.has_subscription("dev", "/123456/#").await);
+        assert!(router.has_subscription("dev", "/123456/mine").await);
+    }
+}

@@ -11,13 +11,15 @@ mod census;
 mod connection;
 mod embedded;
 mod gate;
+mod limits;
 mod listen;
 mod none;
 mod room;
 mod stream;
 mod websocket;
 
-pub use embedded::{EmbeddedBroker, Limits};
+pub use embedded::EmbeddedBroker;
+pub use limits::Limits;
 pub use none::NoBroker;
 
 /// A message that a client of a session sent, as the conductor hears it.

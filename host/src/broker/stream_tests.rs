@@ -17,7 +17,7 @@ impl Events for Deaf {
     fn disconnected(&self, _: SessionId, _: &str) {}
 }
 
-fn connection(version: u8, id_is_assigned: bool) -> Arc<Connection> {
+pub(in crate::broker) fn connection(version: u8, id_is_assigned: bool) -> Arc<Connection> {
     let session = SessionId::parse("123456").unwrap();
     let room = Arc::new(Room::new(session, Arc::new(Deaf), &Limits::default()));
     let options = ConnectOptions::new(if id_is_assigned { "" } else { "dev" }).protocol_options;

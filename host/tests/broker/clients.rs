@@ -165,7 +165,13 @@ impl Client {
                 api.publish(topic, qos, retain, payload.to_owned()).await.unwrap();
             }
         }
-        while qos > 0 {
+        if qos > 0 {
+            self.acknowledged(topic).await;
+        }
+    }
+
+    async fn acknowledged(&mut self, topic: &str) {
+        loop {
             match self.next().await {
                 Seen::Acknowledged => return,
                 Seen::Message(topic, payload) => self.messages.push_back((topic, payload)),

@@ -85,8 +85,11 @@ async fn every_accepted_message_is_told_once_and_in_order() {
                     assert_eq!((m.session, m.client_id.as_deref()), (id("1"), Some("dev")));
                     seen.push((String::from_utf8(m.payload.to_vec()).unwrap(), m.qos, m.retain, m.will));
                 }
-                Told::Disconnected(..) => break,
                 Told::Connected(session, _) => assert_eq!(session, id("1")),
+                Told::Disconnected(session, client) => {
+                    assert_eq!((session, &*client), (id("1"), "dev"));
+                    break;
+                }
             }
         }
         let expected = [("q0", 0, false, false), ("q1", 1, false, false), ("q2", 2, false, false)];
