@@ -332,6 +332,7 @@ fn holds(text: &[u8], part: &[u8]) -> bool {
 }
 
 // They set modes and make links, which is how these guards are reached at all.
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 #[path = "keys_tests.rs"]
 mod tests;
