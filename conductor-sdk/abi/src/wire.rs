@@ -1,0 +1,248 @@
+//! What travels inside `meta`, `body` and manifests: JSON that may grow, the names of events and calls, and error codes.
+//!
+//! Rules for every later version: keys are added, never renamed or given another meaning; unknown keys are ignored; a
+//! missing key has the default stated here.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
+
+/// Events that the host tells a conductor. One that the conductor does not know is answered [`code::UNSUPPORTED`].
+pub mod event {
+    /// An administrator asks; `subject` is the method, `body` its parameters as JSON. The reply is JSON.
+    pub const REQUEST: &str = "request";
+    /// A client sent a message; `subject` is its name (the topic after `/{id}/`), `client` the sender where known, `body`
+    /// the payload.
+    pub const MESSAGE: &str = "message";
+    /// A client asks to join. (Told only to conductors whose manifest names the hook, like all below.)
+    pub const JOINING: &str = "joining";
+    /// A client has left for good.
+    pub const LEFT: &str = "left";
+    /// A client's MQTT connection came up.
+    pub const CONNECTED: &str = "connected";
+    /// A client's MQTT connection ended.
+    pub const DISCONNECTED: &str = "disconnected";
+    /// A timer is due; `subject` is its name.
+    pub const TIMER: &str = "timer";
+    /// The session ends or the host stops; `subject` is the reason, one of [`close`](super::close).
+    pub const CLOSE: &str = "close";
+}
+
+/// Reasons of [`event::CLOSE`].
+pub mod close {
+    /// An administrator closed the session.
+    pub const REQUESTED: &str = "requested";
+    /// The conductor closed its session.
+    pub const CONDUCTOR: &str = "conductor";
+    /// The session's time is over.
+    pub const EXPIRED: &str = "expired";
+    /// The host stops; the session stays stored.
+    pub const HOST_STOPPING: &str = "host_stopping";
+}
+
+/// Events of the library as a whole.
+pub mod root {
+    /// Is `body` (JSON) a good config for the conductor `subject`? An error of [`super::code::INVALID_CONFIG`] says what is wrong.
+    pub const CHECK_CONFIG: &str = "check_config";
+}
+
+/// What a conductor may ask of the host. One that the host does not know is answered [`code::UNSUPPORTED`].
+pub mod call {
+    /// Send `body` on `/{id}/{subject}`, or with `client` on `/{id}/to/{client}/{subject}`; `meta` is a [`super::PublishMeta`].
+    pub const PUBLISH: &str = "publish";
+    /// The clients of the session; the reply is a JSON list of [`super::ClientInfo`]. Ready at the first poll.
+    pub const CLIENTS: &str = "clients";
+    /// The time, as JSON milliseconds since the Unix epoch. Ready at the first poll.
+    pub const NOW: &str = "now";
+    /// Resolves after `meta`'s [`super::SleepMeta`].
+    pub const SLEEP: &str = "sleep";
+    /// Close this session. Answered as soon as it is accepted: the conductor's own `close` comes after the current event.
+    pub const CLOSE: &str = "close";
+}
+
+/// Error codes below zero belong to this contract; zero and above to authors. The three of JSON-RPC 2.0 keep their meaning.
+pub mod code {
+    /// No such method.
+    pub const UNKNOWN_METHOD: i32 = -32601;
+    /// The parameters do not fit.
+    pub const INVALID_PARAMS: i32 = -32602;
+    /// Something inside the SDK or the host went wrong.
+    pub const INTERNAL: i32 = -32603;
+    /// The other side is older and does not know this kind.
+    pub const UNSUPPORTED: i32 = -32001;
+    /// The session is closed.
+    pub const CLOSED: i32 = -32002;
+    /// Too much at once: a mailbox or a limit is full.
+    pub const OVERLOADED: i32 = -32003;
+    /// What was asked is not allowed or makes no sense (a topic with a wildcard, say).
+    pub const REFUSED: i32 = -32004;
+    /// The conductor's config does not fit.
+    pub const INVALID_CONFIG: i32 = -32005;
+    /// The deadline passed.
+    pub const DEADLINE: i32 = -32006;
+    /// What is needed is down (the broker, the store).
+    pub const UNAVAILABLE: i32 = -32007;
+    /// The task was cancelled.
+    pub const CANCELLED: i32 = -32008;
+    /// The conductor's code panicked; the host treats it as faulted.
+    pub const PANIC: i32 = -32099;
+}
+
+/// What a plugin offers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of the contract that it was built with.
+    pub abi: String,
+    /// Name and version of the SDK that it was built with.
+    pub sdk: String,
+    /// What it can conduct.
+    pub conductors: Vec<ConductorManifest>,
+    /// Keys of later versions.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, Value>,
+}
+
+/// One conductor of a plugin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ConductorManifest {
+    /// The name that settings use.
+    pub name: String,
+    /// The events it wants beside requests, by their names in [`event`]; others are not told.
+    #[serde(default)]
+    pub hooks: Vec<String>,
+    /// What it answers.
+    #[serde(default)]
+    pub methods: Vec<MethodManifest>,
+    /// JSON Schema of its config; absent means unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Value>,
+    /// Whether it may be made as late as at its session's first event.
+    #[serde(default)]
+    pub lazy: bool,
+    /// Keys of later versions.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, Value>,
+}
+
+/// One method of a conductor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MethodManifest {
+    /// Its name.
+    pub name: String,
+    /// JSON Schema of its parameters; absent means unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub params: Option<Value>,
+    /// JSON Schema of its result; absent means unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Value>,
+    /// Keys of later versions.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, Value>,
+}
+
+/// `meta` of a creation.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CreateMeta {
+    /// The session's id.
+    pub session: String,
+    /// The session's type, as the settings name it.
+    #[serde(rename = "type")]
+    pub type_name: String,
+    /// The type's `config`; an empty object where the settings have none.
+    pub config: Box<RawValue>,
+    /// 64 hexadecimal digits: the seed of the session's randomness.
+    pub seed: String,
+    /// Milliseconds since the Unix epoch.
+    pub time: u64,
+    /// Whether the body holds saved state.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restoring: bool,
+    /// Who asked for the session, where it is new and somebody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<CallerMeta>,
+}
+
+/// `meta` of an event.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct EventMeta {
+    /// Milliseconds since the Unix epoch: when it happened.
+    pub time: u64,
+    /// Milliseconds that are left until the deadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<u64>,
+    /// Who asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<CallerMeta>,
+    /// MQTT quality of service of a message.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub qos: u8,
+    /// Whether a message was sent to be retained.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retain: bool,
+    /// Whether a message is a last will.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub will: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(qos: &u8) -> bool {
+    *qos == 0
+}
+
+/// Who is behind an event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallerMeta {
+    /// `admin`, `iot`, or `host` for the host itself.
+    pub port: String,
+    /// Address and port of the other side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Who that is, where the port knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
+}
+
+/// `meta` of [`call::PUBLISH`]; no bytes at all mean the defaults.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct PublishMeta {
+    /// MQTT quality of service, 0 to 2; 0 by default.
+    #[serde(default)]
+    pub qos: u8,
+    /// Whether the broker keeps it for later subscribers.
+    #[serde(default)]
+    pub retain: bool,
+}
+
+/// `meta` of [`call::SLEEP`].
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct SleepMeta {
+    /// How long, in microseconds.
+    pub micros: u64,
+}
+
+/// `meta` of a spawn.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SpawnMeta {
+    /// For the log; may be empty.
+    #[serde(default)]
+    pub name: String,
+}
+
+/// One client in the reply of [`call::CLIENTS`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ClientInfo {
+    /// The name it joined with.
+    pub client_id: String,
+    /// When its grant ends, in seconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<u64>,
+}
+
+/// `data` of a [`Failure`](crate::contract::Failure) with [`code::PANIC`].
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct PanicData {
+    /// `file:line:column`, where it is known.
+    #[serde(default)]
+    pub location: String,
+}

@@ -1,0 +1,215 @@
+//! The trait that an author implements.
+
+use std::{
+    any::type_name,
+    future::Future,
+    marker::PhantomData,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+use crate::{CloseReason, Message, Methods, Result, Session};
+
+/// One type's instance in one session.
+///
+/// The host calls it, **one event at a time**: requests, messages, timers and close come in order, so `&mut self` needs no
+/// lock. Different sessions run at the same time, on a few threads of the host made for plugin code. A handler must not
+/// block its thread; what waits, awaits. When an event's deadline (5 s unless the settings say otherwise) passes, its
+/// caller gets an error and the handler's future is dropped where it waits: what must finish goes to [`Session::spawn`].
+///
+/// A panic is caught: its caller gets an error, and the session is *faulted*. No further event reaches the conductor then.
+///
+/// Only [`create`](Self::create) must be written. Later versions add provided functions only.
+///
+/// ```
+/// use conductor_sdk::prelude::*;
+///
+/// struct Greeter { greeted: u64 }
+///
+/// #[derive(Deserialize, JsonSchema)]
+/// struct Greet { name: String }
+///
+/// impl Conductor for Greeter {
+///     type Config = ();
+///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Self { greeted: 0 }) }
+///     fn methods() -> Methods<Self> { Methods::new().on("greet", Self::greet) }
+/// }
+///
+/// impl Greeter {
+///     async fn greet(&mut self, session: &Session, p: Greet) -> Result<String> {
+///         self.greeted += 1;
+///         session.publish("greetings", &p.name).await?;
+///         Ok(format!("hello, {}", p.name))
+///     }
+/// }
+/// ```
+pub trait Conductor: Send + Sized + 'static {
+    /// What `config` in the type's settings must look like; `()` for none.
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// #[derive(Deserialize, JsonSchema)]
+    /// struct Config {
+    ///     #[serde(default)]
+    ///     seats: u8,
+    /// }
+    /// # struct Game;
+    /// impl Conductor for Game {
+    ///     type Config = Config;
+    ///     async fn create(_: &Session, config: Config) -> Result<Self> {
+    ///         tracing::info!("{} seats", config.seats);
+    ///         Ok(Game)
+    ///     }
+    /// }
+    /// ```
+    type Config: DeserializeOwned + JsonSchema + Send + 'static;
+
+    /// Whether the conductor may be made as late as at its session's first event, and not when the session is made. Say
+    /// `true` where [`create`](Self::create) starts nothing: a session that nobody uses then costs next to nothing.
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// # struct Lamp;
+    /// impl Conductor for Lamp {
+    ///     type Config = ();
+    ///     const LAZY: bool = true;
+    ///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) }
+    /// }
+    /// ```
+    const LAZY: bool = false;
+
+    /// Makes the conductor of a session: when the session is made (or at its first event where [`LAZY`](Self::LAZY)), and
+    /// again after a restart of the host.
+    ///
+    /// # Errors
+    /// The session is not made then, and its administrator gets the error; after a restart it is kept as *unavailable*.
+    fn create(session: &Session, config: Self::Config) -> impl Future<Output = Result<Self>> + Send;
+
+    /// What administrators may ask. Called once per loaded library.
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// # struct Door;
+    /// impl Conductor for Door {
+    ///     type Config = ();
+    ///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Door) }
+    ///     fn methods() -> Methods<Self> { Methods::new().on("open", Self::open) }
+    /// }
+    /// impl Door {
+    ///     async fn open(&mut self, session: &Session, _: ()) -> Result<()> {
+    ///         session.publish("door", "open").await
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    fn methods() -> Methods<Self> {
+        Methods::new()
+    }
+
+    /// A client sent a message in this session; each accepted one once, in order per sender, wills included, the
+    /// conductor's own not. Messages that come faster than they are handled are dropped once the session's mailbox is full
+    /// (the host counts and logs them). Where this is not implemented, messages cost the session nothing.
+    ///
+    /// # Errors
+    /// Logged; the session goes on.
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// # struct Echo;
+    /// impl Conductor for Echo {
+    ///     type Config = ();
+    ///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Echo) }
+    ///     async fn message(&mut self, session: &Session, message: &Message) -> Result<()> {
+    ///         session.publish("echo", message.payload()).await
+    ///     }
+    /// }
+    /// ```
+    fn message(&mut self, session: &Session, message: &Message) -> impl Future<Output = Result<()>> + Send {
+        let _ = (session, message);
+        Absent::new()
+    }
+
+    /// The last event: the session ends, or the host stops. It has 10 s; the tasks of the session end after it.
+    ///
+    /// # Errors
+    /// Logged; the session ends all the same.
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// # struct Game;
+    /// impl Conductor for Game {
+    ///     type Config = ();
+    ///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Game) }
+    ///     async fn close(&mut self, session: &Session, reason: CloseReason) -> Result<()> {
+    ///         if reason != CloseReason::HostStopping {
+    ///             session.publish("game", "over").qos(1).await?;
+    ///         }
+    ///         Ok(())
+    ///     }
+    /// }
+    /// ```
+    fn close(&mut self, session: &Session, reason: CloseReason) -> impl Future<Output = Result<()>> + Send {
+        let _ = (session, reason);
+        Absent::new()
+    }
+}
+
+/// What a hook that is not written returns. By this type the SDK knows which hooks a conductor has, so that the host need
+/// not wake it for the others.
+pub(crate) struct Absent<T>(PhantomData<fn() -> T>);
+
+impl Absent<Result<()>> {
+    fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl Future for Absent<Result<()>> {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Whether `hook` was written by the author. Both names come from the same compiler run, so equal types have equal names;
+/// no type outside of this module can have this one's.
+pub(crate) fn is_written<A, B, C, Fut>(_: impl Fn(A, B, C) -> Fut) -> bool {
+    type_name::<Fut>() != type_name::<Absent<Result<()>>>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bare;
+    impl Conductor for Bare {
+        type Config = ();
+        async fn create(_: &Session, (): ()) -> Result<Self> {
+            Ok(Self)
+        }
+    }
+
+    struct Full;
+    impl Conductor for Full {
+        type Config = ();
+        async fn create(_: &Session, (): ()) -> Result<Self> {
+            Ok(Self)
+        }
+        async fn message(&mut self, _: &Session, _: &Message) -> Result<()> {
+            Ok(())
+        }
+        async fn close(&mut self, _: &Session, _: CloseReason) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn hooks_that_are_not_written_are_known() {
+        assert!(!is_written(Bare::message) && !is_written(Bare::close));
+        assert!(is_written(Full::message) && is_written(Full::close));
+    }
+}

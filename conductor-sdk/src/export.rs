@@ -1,0 +1,232 @@
+//! From the trait to the binary contract.
+
+use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
+
+use conductor_abi::{
+    ABI_VERSION,
+    abi_stable::std_types::{RErr, ROk},
+    async_ffi::BorrowingFfiFuture,
+    contract::{ConductorObj, ConductorObject, Created, Event, HostObj, PluginEntry, Reply},
+    wire::{ConductorManifest, CreateMeta, EventMeta, Manifest, code, event, root},
+};
+
+use crate::{
+    CloseReason, Conductor, Error, Message, Methods, Result, Session, conductor::is_written, error::into_failure, guard, logging,
+    methods::parse,
+};
+
+/// Exports conductors under the names that settings use, as the entry of this library. Once per crate, whose `Cargo.toml`
+/// says `crate-type = ["cdylib"]`.
+///
+/// ```
+/// use conductor_sdk::prelude::*;
+///
+/// struct Lamp;
+/// impl Conductor for Lamp {
+///     type Config = ();
+///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) }
+/// }
+///
+/// export_conductors! { "lamp" => Lamp }
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! export_conductors {
+    ($($name:literal => $conductor:ty),+ $(,)?) => {
+        const _: () = {
+            #[cfg(not(panic = "unwind"))]
+            compile_error!("conductor plugins must be built with panic = \"unwind\": only then can the host survive a panic in one");
+
+            struct Plugin;
+
+            impl $crate::__private::Offers for Plugin {
+                fn offers() -> &'static [::std::boxed::Box<dyn $crate::__private::Offer>] {
+                    static OFFERS: ::std::sync::OnceLock<::std::vec::Vec<::std::boxed::Box<dyn $crate::__private::Offer>>> =
+                        ::std::sync::OnceLock::new();
+                    OFFERS.get_or_init(|| ::std::vec![$($crate::__private::offer::<$conductor>($name)),+])
+                }
+            }
+
+            #[unsafe(no_mangle)]
+            #[allow(non_upper_case_globals)]
+            pub static conductor_host_plugin_v1: $crate::__private::LibHeader =
+                $crate::__private::header::<$crate::__private::Entry<Plugin>>();
+        };
+    };
+}
+
+/// What one library offers.
+pub trait Offers: 'static {
+    /// All of it; made at the first call.
+    fn offers() -> &'static [Box<dyn Offer>];
+}
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// One conductor under its name.
+pub trait Offer: Send + Sync {
+    /// Its entry in the manifest.
+    fn manifest(&self) -> ConductorManifest;
+    /// Whether `config` (JSON) fits.
+    fn check_config(&self, config: &[u8]) -> Result<()>;
+    /// Makes it for a session.
+    fn create(&self, session: Session, config: &[u8]) -> BoxFuture<Result<ConductorObj>>;
+}
+
+struct Offered<C> {
+    name: &'static str,
+    methods: Arc<Methods<C>>,
+}
+
+/// Offers `C` as `name`.
+#[must_use]
+pub fn offer<C: Conductor>(name: &'static str) -> Box<dyn Offer> {
+    Box::new(Offered::<C> { name, methods: Arc::new(C::methods()) })
+}
+
+fn parse_config<T: serde::de::DeserializeOwned + 'static>(config: &[u8]) -> Result<T> {
+    let none = std::any::TypeId::of::<T>() == std::any::TypeId::of::<()>();
+    if none && !matches!(config, b"" | b"{}" | b"null") {
+        return Err(Error::of(code::INVALID_CONFIG, "this conductor takes no config"));
+    }
+    parse(config, code::INVALID_CONFIG, "the config does not fit")
+}
+
+impl<C: Conductor> Offer for Offered<C> {
+    fn manifest(&self) -> ConductorManifest {
+        let hooks = [(event::MESSAGE, is_written(C::message)), (event::CLOSE, is_written(C::close))];
+        ConductorManifest {
+            name: self.name.to_owned(),
+            hooks: hooks.into_iter().filter(|(_, written)| *written).map(|(hook, _)| hook.to_owned()).collect(),
+            methods: self.methods.manifest(),
+            config: Some(schemars::schema_for!(C::Config).to_value()),
+            lazy: C::LAZY,
+            rest: BTreeMap::new(),
+        }
+    }
+
+    fn check_config(&self, config: &[u8]) -> Result<()> {
+        parse_config::<C::Config>(config).map(drop)
+    }
+
+    fn create(&self, session: Session, config: &[u8]) -> BoxFuture<Result<ConductorObj>> {
+        let config = parse_config::<C::Config>(config);
+        let methods = self.methods.clone();
+        Box::pin(async move {
+            let conductor = C::create(&session, config?).await?;
+            Ok(ConductorObj::new(Live { conductor: Some(conductor), session, methods }))
+        })
+    }
+}
+
+struct Live<C> {
+    /// Taken only when the object is dropped.
+    conductor: Option<C>,
+    session: Session,
+    methods: Arc<Methods<C>>,
+}
+
+impl<C: Conductor> ConductorObject for Live<C> {
+    fn handle<'a>(&'a mut self, event: Event<'a>) -> BorrowingFfiFuture<'a, Reply> {
+        let Self { conductor, session, methods } = self;
+        let (session, methods) = (&*session, &**methods);
+        let handled = guard::run(Some(session), async move {
+            let conductor = conductor.as_mut().ok_or_else(|| Error::of(code::INTERNAL, "the conductor is gone"))?;
+            match event.kind.as_str() {
+                event::REQUEST => methods.call(conductor, session, event.subject.as_str(), event.body.as_slice()).await,
+                event::MESSAGE => {
+                    let message = Message::new(&event, parse_meta(event.meta.as_slice())?);
+                    conductor.message(session, &message).await.map(|()| Vec::new())
+                }
+                event::CLOSE => conductor.close(session, CloseReason::parse(event.subject.as_str())).await.map(|()| Vec::new()),
+                other => Err(Error::of(code::UNSUPPORTED, format!("this plugin's SDK does not know the event {other:?}"))),
+            }
+        });
+        BorrowingFfiFuture::new(async move { reply(handled.await) })
+    }
+}
+
+fn parse_meta(meta: &[u8]) -> Result<EventMeta> {
+    if meta.is_empty() {
+        return Ok(EventMeta::default());
+    }
+    serde_json::from_slice(meta).map_err(|e| Error::of(code::INTERNAL, format!("the host's meta cannot be read: {e}")))
+}
+
+impl<C> Drop for Live<C> {
+    fn drop(&mut self) {
+        if let Some(conductor) = self.conductor.take() {
+            guard::discard(Some(&self.session), conductor);
+        }
+    }
+}
+
+fn reply(result: Result<Vec<u8>>) -> Reply {
+    match result {
+        Ok(bytes) => ROk(bytes.into()),
+        Err(error) => RErr(into_failure(error)),
+    }
+}
+
+/// The root functions of a library that offers `T`.
+#[derive(Debug)]
+pub struct Entry<T>(std::marker::PhantomData<T>);
+
+impl<T: Offers> Entry<T> {
+    fn find(name: &str) -> Result<&'static dyn Offer> {
+        let offers = guard::scope(None, T::offers)?;
+        let found = offers.iter().find(|offer| offer.manifest().name == name);
+        found.map(|offer| &**offer).ok_or_else(|| Error::of(code::REFUSED, format!("this plugin offers no conductor {name:?}")))
+    }
+}
+
+impl<T: Offers> PluginEntry for Entry<T> {
+    fn manifest() -> Reply {
+        guard::install_hook();
+        let manifest = guard::scope(None, || Manifest {
+            abi: ABI_VERSION.to_owned(),
+            sdk: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
+            conductors: T::offers().iter().map(|offer| offer.manifest()).collect(),
+            rest: BTreeMap::new(),
+        });
+        reply(manifest.and_then(|manifest| Ok(serde_json::to_vec(&manifest)?)))
+    }
+
+    fn init(host: HostObj, _: &[u8]) -> Reply {
+        guard::install_hook();
+        logging::install(host);
+        reply(Ok(Vec::new()))
+    }
+
+    fn handle<'a>(event: Event<'a>) -> BorrowingFfiFuture<'a, Reply> {
+        let handled = guard::run(None, async move {
+            match event.kind.as_str() {
+                root::CHECK_CONFIG => Self::find(event.subject.as_str())?.check_config(event.body.as_slice()).map(|()| Vec::new()),
+                other => Err(Error::of(code::UNSUPPORTED, format!("this plugin's SDK does not know {other:?}"))),
+            }
+        });
+        BorrowingFfiFuture::new(async move { reply(handled.await) })
+    }
+
+    fn create<'a>(name: &'a str, host: HostObj, meta: &'a [u8], _: &'a [u8]) -> BorrowingFfiFuture<'a, Created> {
+        BorrowingFfiFuture::new(async move {
+            match create::<T>(name, host, meta).await {
+                Ok(conductor) => ROk(conductor),
+                Err(error) => RErr(into_failure(error)),
+            }
+        })
+    }
+
+    fn set_log_level(level: u8) {
+        logging::set_level(level);
+    }
+}
+
+async fn create<T: Offers>(name: &str, host: HostObj, meta: &[u8]) -> Result<ConductorObj> {
+    let meta: CreateMeta = serde_json::from_slice(meta)
+        .map_err(|e| Error::of(code::INTERNAL, format!("the host's meta of a creation cannot be read: {e}")))?;
+    let offer = Entry::<T>::find(name)?;
+    let session = Session::new(host, meta.session, meta.type_name, &meta.seed)?;
+    let config = meta.config.get().as_bytes();
+    guard::run(Some(&session), offer.create(session.clone(), config)).await
+}

@@ -1,0 +1,125 @@
+//! Keeps a panic of an author's code inside the plugin, and tells the log which session speaks.
+
+use std::{
+    any::Any,
+    cell::{Cell, RefCell},
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Once,
+    task::{Context, Poll},
+};
+
+use conductor_abi::wire::{PanicData, code};
+
+use crate::{Error, Result, Session};
+
+thread_local! {
+    static CURRENT: RefCell<Option<Session>> = const { RefCell::new(None) };
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+    static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// The session whose code runs on this thread.
+pub(crate) fn current() -> Option<Session> {
+    CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
+}
+
+/// Remembers where a guarded panic happened, in place of printing it; other panics keep the hook that was there.
+pub(crate) fn install_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let previous = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if DEPTH.try_with(Cell::get).unwrap_or(0) == 0 {
+                return previous(info);
+            }
+            let location = info.location().map(ToString::to_string);
+            // A thread that is ending has no place for it any more; the panic is told without its location then.
+            let _ = LOCATION.try_with(|slot| *slot.borrow_mut() = location);
+        }));
+    });
+}
+
+/// Runs author's code; a panic becomes an error with [`code::PANIC`], message and location.
+pub(crate) fn scope<T>(session: Option<&Session>, f: impl FnOnce() -> T) -> Result<T> {
+    let before = CURRENT.with(|current| current.replace(session.cloned()));
+    DEPTH.with(|depth| depth.set(depth.get() + 1));
+    let result = catch_unwind(AssertUnwindSafe(f));
+    DEPTH.with(|depth| depth.set(depth.get() - 1));
+    let ours = CURRENT.with(|current| current.replace(before));
+    drop(ours);
+    result.map_err(panic_error)
+}
+
+fn panic_error(payload: Box<dyn Any + Send>) -> Error {
+    let location = LOCATION.with(|slot| slot.borrow_mut().take()).unwrap_or_default();
+    let text = match payload.downcast_ref::<&'static str>() {
+        Some(text) => (*text).to_owned(),
+        None => payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "(a value that is no text)".to_owned()),
+    };
+    // The drop of an unknown payload may panic in its turn, outside of any guard.
+    std::mem::forget(payload);
+    let place = if location.is_empty() { String::new() } else { format!(" at {location}") };
+    Error::of(code::PANIC, format!("panic: {text}{place}")).with_data(PanicData { location })
+}
+
+/// Guards every poll and the drop of `future`.
+pub(crate) fn run<'a, T, F>(session: Option<&Session>, future: F) -> Guarded<F>
+where
+    F: Future<Output = Result<T>> + Send + 'a,
+{
+    Guarded { future: Some(Box::pin(future)), session: session.cloned() }
+}
+
+pub(crate) struct Guarded<F> {
+    future: Option<Pin<Box<F>>>,
+    session: Option<Session>,
+}
+
+impl<T, F: Future<Output = Result<T>>> Future for Guarded<F> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let Some(future) = this.future.as_mut() else {
+            return Poll::Ready(Err(Error::of(code::INTERNAL, "polled after it was done")));
+        };
+        match scope(this.session.as_ref(), || future.as_mut().poll(cx)) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(result)) => {
+                this.end();
+                Poll::Ready(result)
+            }
+            Err(panic) => {
+                this.end();
+                Poll::Ready(Err(panic))
+            }
+        }
+    }
+}
+
+impl<F> Guarded<F> {
+    fn end(&mut self) {
+        if let Some(future) = self.future.take() {
+            discard(self.session.as_ref(), future);
+        }
+    }
+}
+
+/// Drops author's values; a panic in that is logged, since there is nobody left to answer.
+pub(crate) fn discard<T>(session: Option<&Session>, value: T) {
+    if let Err(panic) = scope(session, || drop(value)) {
+        let text = format!("dropping failed: {}", panic.message());
+        match session {
+            Some(session) => session.host().log(1, module_path!(), &text, &[]),
+            None => crate::logging::library_log(1, module_path!(), &text, &[]),
+        }
+    }
+}
+
+impl<F> Drop for Guarded<F> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

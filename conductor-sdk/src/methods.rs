@@ -1,0 +1,168 @@
+//! The requests that a conductor answers.
+
+use std::{any::TypeId, collections::BTreeMap, fmt, future::Future, pin::Pin};
+
+use conductor_abi::wire::{MethodManifest, code};
+use schemars::JsonSchema;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{Error, Result, Session};
+
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+type Call<C> = Box<dyn for<'a> Fn(&'a mut C, &'a Session, &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>>> + Send + Sync>;
+
+/// A plain async method `async fn(&mut self, &Session, P) -> Result<R>`: what [`Methods::on`] takes. Implemented for all
+/// such functions; nothing to implement yourself.
+///
+/// ```
+/// # use conductor_sdk::prelude::*;
+/// # struct Lamp;
+/// impl Lamp {
+///     async fn dim(&mut self, _: &Session, percent: u8) -> Result<u8> { Ok(percent.min(100)) }
+/// }
+/// fn is_handler<C, P, R>(_: impl for<'a> conductor_sdk::Handler<'a, C, P, R>) {}
+/// is_handler(Lamp::dim);
+/// ```
+pub trait Handler<'a, C: 'a, P, R>: Send + Sync {
+    /// What it returns.
+    type Future: Future<Output = Result<R>> + Send + 'a;
+
+    /// Calls it.
+    fn call(&self, conductor: &'a mut C, session: &'a Session, params: P) -> Self::Future;
+}
+
+impl<'a, C, P, R, F, Fut> Handler<'a, C, P, R> for F
+where
+    C: 'a,
+    F: Fn(&'a mut C, &'a Session, P) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<R>> + Send + 'a,
+{
+    type Future = Fut;
+
+    fn call(&self, conductor: &'a mut C, session: &'a Session, params: P) -> Fut {
+        self(conductor, session, params)
+    }
+}
+
+/// The methods of a conductor by name, with the JSON Schema of what they take and give.
+///
+/// ```
+/// # use conductor_sdk::prelude::*;
+/// struct Counter(u64);
+/// impl Counter {
+///     async fn add(&mut self, _: &Session, by: u64) -> Result<u64> { self.0 += by; Ok(self.0) }
+///     async fn reset(&mut self, _: &Session, _: ()) -> Result<()> { self.0 = 0; Ok(()) }
+/// }
+/// let methods = Methods::new().on("add", Counter::add).on("reset", Counter::reset);
+/// assert_eq!(methods.names().collect::<Vec<_>>(), ["add", "reset"]);
+/// ```
+pub struct Methods<C> {
+    by_name: BTreeMap<&'static str, Method<C>>,
+    order: Vec<&'static str>,
+}
+
+struct Method<C> {
+    call: Call<C>,
+    manifest: MethodManifest,
+}
+
+impl<C: Send + 'static> Methods<C> {
+    /// None yet.
+    ///
+    /// ```
+    /// # struct Counter(u64);
+    /// let none = conductor_sdk::Methods::<Counter>::new();
+    /// assert_eq!(none.names().count(), 0);
+    /// ```
+    #[must_use]
+    pub fn new() -> Self {
+        Self { by_name: BTreeMap::new(), order: Vec::new() }
+    }
+
+    /// Adds a method. Its parameters and its result are JSON by their serde types; a request whose parameters do not fit is
+    /// answered with an error that names what is wrong, without a call. A method that takes `()` accepts and ignores any
+    /// parameters. Of two methods with one name the later counts.
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// #[derive(Deserialize, JsonSchema)]
+    /// struct Move { x: i32, y: i32 }
+    /// # struct Robot;
+    /// impl Robot {
+    ///     async fn go(&mut self, session: &Session, to: Move) -> Result<bool> {
+    ///         session.publish("go", format!("{} {}", to.x, to.y)).await?;
+    ///         Ok(true)
+    ///     }
+    /// }
+    /// let methods = Methods::new().on("go", Robot::go);
+    /// ```
+    #[must_use]
+    pub fn on<P, R, H>(mut self, name: &'static str, handler: H) -> Self
+    where
+        P: DeserializeOwned + JsonSchema + Send + 'static,
+        R: Serialize + JsonSchema + Send + 'static,
+        H: for<'a> Handler<'a, C, P, R> + Copy + 'static,
+    {
+        let call: Call<C> = Box::new(move |conductor, session, body| {
+            Box::pin(async move {
+                let params = parse::<P>(body, code::INVALID_PARAMS, "the parameters do not fit")?;
+                let result = handler.call(conductor, session, params).await?;
+                serde_json::to_vec(&result).map_err(|e| Error::of(code::INTERNAL, format!("the result cannot be JSON: {e}")))
+            })
+        });
+        let manifest = MethodManifest {
+            name: name.to_owned(),
+            params: Some(schemars::schema_for!(P).to_value()),
+            result: Some(schemars::schema_for!(R).to_value()),
+            rest: BTreeMap::new(),
+        };
+        if self.by_name.insert(name, Method { call, manifest }).is_none() {
+            self.order.push(name);
+        }
+        self
+    }
+
+    /// Their names, in the order they were added.
+    ///
+    /// ```
+    /// # struct Counter(u64);
+    /// # let methods = conductor_sdk::Methods::<Counter>::new();
+    /// assert!(methods.names().all(|name| !name.is_empty()));
+    /// ```
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.order.iter().copied()
+    }
+
+    pub(crate) async fn call<'a>(&'a self, conductor: &'a mut C, session: &'a Session, name: &'a str, body: &'a [u8]) -> Result<Vec<u8>> {
+        match self.by_name.get(name) {
+            Some(method) => (method.call)(conductor, session, body).await,
+            None => {
+                let known = self.order.join(", ");
+                Err(Error::of(code::UNKNOWN_METHOD, format!("there is no method {name:?}; known are: {known}")))
+            }
+        }
+    }
+
+    pub(crate) fn manifest(&self) -> Vec<MethodManifest> {
+        self.order.iter().filter_map(|name| self.by_name.get(name)).map(|method| method.manifest.clone()).collect()
+    }
+}
+
+/// JSON to `T`; for `()` whatever comes is accepted. No bytes at all mean null.
+pub(crate) fn parse<T: DeserializeOwned + 'static>(body: &[u8], code: i32, what: &str) -> Result<T> {
+    let ignored = TypeId::of::<T>() == TypeId::of::<()>();
+    let text = if ignored || body.is_empty() { b"null" } else { body };
+    serde_json::from_slice(text).map_err(|e| Error::of(code, format!("{what}: {e}")))
+}
+
+impl<C: Send + 'static> Default for Methods<C> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<C> fmt::Debug for Methods<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Methods").field(&self.order).finish()
+    }
+}

@@ -1,0 +1,450 @@
+//! Runs a conductor in a plain unit test: no host, no runtime, no waiting.
+//!
+//! The [`Rig`] drives the very object that the host would, through the same binary contract, with a host of its own behind
+//! it: messages are recorded, time is virtual, and a sleep is over as soon as nothing else is left to do.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+    time::Duration,
+};
+
+use conductor_abi::{
+    abi_stable::std_types::{RErr, ROk, RSlice},
+    async_ffi::{BorrowingFfiFuture, FfiFuture},
+    contract::{ConductorObj, Event, Failure, HostObj, HostObject, Reply},
+    wire::{ClientInfo, EventMeta, PublishMeta, SleepMeta, call, code, event},
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{CloseReason, Conductor, Error, Result, Session, error::from_failure, export, guard, logging};
+
+/// A message that the conductor sent.
+///
+/// ```
+/// # fn f(sent: conductor_sdk::testing::Published) {
+/// assert_eq!(sent.name, "lamp");
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Published {
+    /// The client it was for; nothing where it was for all.
+    pub client: Option<String>,
+    /// The name after `/{id}/`.
+    pub name: String,
+    /// The payload.
+    pub payload: Vec<u8>,
+    /// 0 to 2.
+    pub qos: u8,
+    /// Whether the broker would keep it.
+    pub retain: bool,
+}
+
+/// A line that the conductor logged.
+///
+/// ```
+/// # fn f(line: conductor_sdk::testing::Logged) {
+/// assert_eq!(line.level, 3);
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Logged {
+    /// 1 error, 2 warn, 3 info, 4 debug, 5 trace.
+    pub level: u8,
+    /// The text.
+    pub message: String,
+}
+
+/// One conductor in one session, and the hands of the test around it.
+///
+/// ```
+/// use conductor_sdk::{prelude::*, testing::Rig};
+///
+/// struct Echo;
+/// impl Conductor for Echo {
+///     type Config = ();
+///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Echo) }
+///     async fn message(&mut self, session: &Session, message: &Message) -> Result<()> {
+///         session.publish("echo", message.payload()).await
+///     }
+/// }
+///
+/// let mut rig = Rig::start::<Echo>(()).unwrap();
+/// rig.message("ann", "say", "hi").unwrap();
+/// assert_eq!(rig.published()[0].payload, b"hi");
+/// ```
+pub struct Rig {
+    conductor: Option<ConductorObj>,
+    state: Arc<Mutex<State>>,
+    tasks: Vec<FfiFuture<Reply>>,
+}
+
+#[derive(Default)]
+struct State {
+    now: Duration,
+    clients: Vec<String>,
+    published: Vec<Published>,
+    logged: Vec<Logged>,
+    sleepers: BTreeMap<(Duration, u64), Waker>,
+    spawned: Vec<FfiFuture<Reply>>,
+    count: u64,
+    closed: bool,
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Rig {
+    /// Makes a `C` in a session `"123456"` of type `"test"`, at the time 1 000 000 000 s after the Unix epoch.
+    ///
+    /// # Errors
+    /// Those of `C::create`, and a config that does not fit.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// let rig = Rig::start::<Lamp>(()).unwrap();
+    /// assert!(Rig::start::<Lamp>(serde_json::json!({ "colour": "red" })).is_err());
+    /// ```
+    pub fn start<C: Conductor>(config: impl Serialize) -> Result<Self> {
+        guard::install_hook();
+        let state = Arc::new(Mutex::new(State { now: Duration::from_secs(1_000_000_000), ..State::default() }));
+        logging::install(HostObj::new(FakeHost(state.clone())));
+        let session = Session::new(HostObj::new(FakeHost(state.clone())), "123456".into(), "test".into(), &"5eed".repeat(16))?;
+        let config = serde_json::to_vec(&config)?;
+        let mut rig = Self { conductor: None, state, tasks: Vec::new() };
+        let created = guard::run(Some(&session), export::offer::<C>("test").create(session.clone(), &config));
+        rig.conductor = Some(rig.run(created)?);
+        Ok(rig)
+    }
+
+    /// Asks for a method; `()` as parameters means none.
+    ///
+    /// # Errors
+    /// What the conductor answered, or [`code`](Error::code) below zero for an unknown method or parameters that do not fit.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// assert!(rig.request("fly", ()).unwrap_err().message().contains("no method"));
+    /// ```
+    pub fn request(&mut self, method: &str, params: impl Serialize) -> Result<Value> {
+        let body = serde_json::to_vec(&params)?;
+        let reply = self.event(event::REQUEST, method, "", &body, EventMeta::default())?;
+        Ok(serde_json::from_slice(&reply)?)
+    }
+
+    /// A client sends a message, QoS 0, not retained.
+    ///
+    /// # Errors
+    /// What the conductor's `message` answered.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// rig.message("ann", "switch", "on").unwrap();
+    /// ```
+    pub fn message(&mut self, client: &str, name: &str, payload: impl AsRef<[u8]>) -> Result<()> {
+        self.event(event::MESSAGE, name, client, payload.as_ref(), EventMeta::default()).map(drop)
+    }
+
+    /// A client joins: [`Session::clients`] lists it.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// rig.join("ann");
+    /// ```
+    pub fn join(&mut self, client: &str) {
+        let mut state = lock(&self.state);
+        if !state.clients.iter().any(|known| known == client) {
+            state.clients.push(client.to_owned());
+        }
+    }
+
+    /// Lets time pass: tasks run, and sleeps that end within it end in their order.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// rig.advance(std::time::Duration::from_secs(60));
+    /// ```
+    pub fn advance(&mut self, duration: Duration) {
+        let end = lock(&self.state).now + duration;
+        self.run_tasks();
+        while self.wake_next(end) {
+            self.run_tasks();
+        }
+        lock(&self.state).now = end;
+    }
+
+    /// Closes the conductor, drops it and ends its tasks. Later events answer that it is closed.
+    ///
+    /// # Errors
+    /// What the conductor's `close` answered.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// rig.close(CloseReason::Requested).unwrap();
+    /// ```
+    pub fn close(&mut self, reason: CloseReason) -> Result<()> {
+        let result = self.event(event::CLOSE, reason.as_str(), "", &[], EventMeta::default()).map(drop);
+        lock(&self.state).closed = true;
+        self.tasks.clear();
+        lock(&self.state).spawned.clear();
+        self.conductor = None;
+        result
+    }
+
+    /// What was sent since the last call.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// assert!(rig.published().is_empty());
+    /// ```
+    pub fn published(&mut self) -> Vec<Published> {
+        std::mem::take(&mut lock(&self.state).published)
+    }
+
+    /// What was logged since the last call. (Not where the test binary has a `tracing` subscriber of its own.)
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// assert!(rig.logged().is_empty());
+    /// ```
+    pub fn logged(&mut self) -> Vec<Logged> {
+        std::mem::take(&mut lock(&self.state).logged)
+    }
+
+    /// How many spawned tasks run.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// assert_eq!(rig.tasks(), 0);
+    /// ```
+    pub fn tasks(&mut self) -> usize {
+        self.run_tasks();
+        self.tasks.len()
+    }
+
+    /// Whether the conductor asked for its session to be closed, or the rig closed it.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let rig = Rig::start::<Lamp>(()).unwrap();
+    /// assert!(!rig.is_closed());
+    /// ```
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        lock(&self.state).closed
+    }
+
+    fn event(&mut self, kind: &str, subject: &str, client: &str, body: &[u8], mut meta: EventMeta) -> Result<Vec<u8>> {
+        meta.time = u64::try_from(lock(&self.state).now.as_millis()).unwrap_or(u64::MAX);
+        let meta = serde_json::to_vec(&meta)?;
+        let mut conductor = self.conductor.take().ok_or_else(|| Error::of(code::CLOSED, "the conductor is closed"))?;
+        let event = Event {
+            kind: kind.into(),
+            subject: subject.into(),
+            client: client.into(),
+            meta: RSlice::from_slice(&meta),
+            body: RSlice::from_slice(body),
+        };
+        let reply = self.run(conductor.handle(event));
+        self.conductor = Some(conductor);
+        match reply {
+            ROk(bytes) => Ok(bytes.to_vec()),
+            RErr(failure) => Err(from_failure(&failure)),
+        }
+    }
+
+    /// Runs `future` to its end, tasks beside it; where all wait, time goes on to the next sleep that ends.
+    fn run<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let mut future = std::pin::pin!(future);
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        loop {
+            if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return value;
+            }
+            self.run_tasks();
+            if !self.wake_next(Duration::MAX) {
+                // Woken from a thread of the author's own.
+                thread::park_timeout(Duration::from_millis(10));
+            }
+        }
+    }
+
+    fn run_tasks(&mut self) {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        loop {
+            self.tasks.append(&mut lock(&self.state).spawned);
+            self.tasks.retain_mut(|task| Pin::new(task).poll(&mut Context::from_waker(&waker)).is_pending());
+            if lock(&self.state).spawned.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Moves time to the next sleep that ends by `end`.
+    fn wake_next(&mut self, end: Duration) -> bool {
+        let mut state = lock(&self.state);
+        let Some(entry) = state.sleepers.first_entry().filter(|entry| entry.key().0 <= end) else { return false };
+        let ((due, _), waker) = entry.remove_entry();
+        state.now = state.now.max(due);
+        drop(state);
+        waker.wake();
+        true
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // The tasks and the conductor may still call the host: they go before it, outside of its lock.
+        self.tasks.clear();
+        self.conductor = None;
+        let spawned = std::mem::take(&mut lock(&self.state).spawned);
+        drop(spawned);
+    }
+}
+
+impl fmt::Debug for Rig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rig").field("tasks", &self.tasks.len()).finish_non_exhaustive()
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+struct FakeHost(Arc<Mutex<State>>);
+
+impl FakeHost {
+    fn answer(&self, call: &Event<'_>) -> Result<Vec<u8>, Failure> {
+        let mut state = lock(&self.0);
+        match call.kind.as_str() {
+            call::NOW => Ok(state.now.as_millis().to_string().into_bytes()),
+            _ if state.closed => Err(Failure::new(code::CLOSED, "the session is closed")),
+            call::CLIENTS => {
+                let infos: Vec<_> = state.clients.iter().map(|id| ClientInfo { client_id: id.clone(), expires_at: None }).collect();
+                serde_json::to_vec(&infos).map_err(|e| Failure::new(code::INTERNAL, e.to_string()))
+            }
+            call::PUBLISH => {
+                let meta: PublishMeta = meta(call)?;
+                let name = call.subject.to_string();
+                if name.is_empty() || name.contains(['+', '#', '\0']) || meta.qos > 2 {
+                    return Err(Failure::new(code::REFUSED, format!("{name:?} with QoS {} cannot be published", meta.qos)));
+                }
+                let client = Some(call.client.to_string()).filter(|client| !client.is_empty());
+                if let Some(client) = &client
+                    && !state.clients.contains(client)
+                {
+                    return Err(Failure::new(code::REFUSED, format!("there is no client {client:?} in this session")));
+                }
+                let payload = call.body.to_vec();
+                state.published.push(Published { client, name, payload, qos: meta.qos, retain: meta.retain });
+                Ok(Vec::new())
+            }
+            call::CLOSE => {
+                state.closed = true;
+                Ok(Vec::new())
+            }
+            other => Err(Failure::new(code::UNSUPPORTED, format!("the rig does not know {other:?}"))),
+        }
+    }
+}
+
+fn meta<T: Default + serde::de::DeserializeOwned>(call: &Event<'_>) -> Result<T, Failure> {
+    if call.meta.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(call.meta.as_slice()).map_err(|e| Failure::new(code::REFUSED, e.to_string()))
+}
+
+impl HostObject for FakeHost {
+    fn call<'a>(&'a self, call: Event<'a>) -> BorrowingFfiFuture<'a, Reply> {
+        BorrowingFfiFuture::new(async move {
+            if call.kind.as_str() != call::SLEEP {
+                return self.answer(&call).map(Into::into).into();
+            }
+            match meta::<SleepMeta>(&call) {
+                Ok(sleep) => {
+                    let due = lock(&self.0).now + Duration::from_micros(sleep.micros);
+                    Sleep { state: &self.0, due }.await;
+                    ROk(Vec::new().into())
+                }
+                Err(failure) => RErr(failure),
+            }
+        })
+    }
+
+    fn spawn(&self, _: &[u8], task: FfiFuture<Reply>) -> Result<u64, Failure> {
+        let mut state = lock(&self.0);
+        if state.closed {
+            return Err(Failure::new(code::CLOSED, "the session is closed"));
+        }
+        state.spawned.push(task);
+        state.count += 1;
+        Ok(state.count)
+    }
+
+    fn log(&self, level: u8, _: &str, message: &str, _: &[u8]) {
+        lock(&self.0).logged.push(Logged { level, message: message.to_owned() });
+    }
+}
+
+struct Sleep<'a> {
+    state: &'a Mutex<State>,
+    due: Duration,
+}
+
+impl Future for Sleep<'_> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = lock(self.state);
+        if state.now >= self.due {
+            return Poll::Ready(());
+        }
+        state.count += 1;
+        let key = (self.due, state.count);
+        state.sleepers.insert(key, cx.waker().clone());
+        Poll::Pending
+    }
+}
