@@ -227,7 +227,6 @@ impl Host {
     }
 
     /// GET on the admin port.
-    #[must_use]
     pub fn admin(&self, target: &str) -> Response {
         http::get(self.admin, target)
     }
@@ -236,7 +235,6 @@ impl Host {
     ///
     /// # Panics
     /// When it is refused.
-    #[must_use]
     pub fn create(&self, type_name: &str) -> Session {
         let answer = self.admin(&format!("/api/createSession?type={type_name}"));
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -246,7 +244,6 @@ impl Host {
     }
 
     /// Closes a session by `/api`: the answer as JSON.
-    #[must_use]
     pub fn close(&self, session: &Session) -> Value {
         self.admin(&format!("/api/closeSession?id={}", session.id)).json()
     }
@@ -255,7 +252,6 @@ impl Host {
     ///
     /// # Panics
     /// When it is refused.
-    #[must_use]
     pub fn join(&self, session: &Session, client: &str) -> String {
         let body = json!({"id": session.id, "pin": session.pin, "client": client});
         let answer = self.join_raw(&body.to_string());
@@ -265,19 +261,22 @@ impl Host {
     }
 
     /// Joins with any body.
-    #[must_use]
     pub fn join_raw(&self, body: &str) -> Response {
         http::post(self.iot, "/api/joinSession", body)
     }
 
     /// Asks the session's conductor by `/api`: the answer as JSON. `more` is further query text, `&params=…`.
-    #[must_use]
     pub fn ask(&self, session: &Session, method: &str, more: &str) -> Value {
         self.admin(&format!("/api/conductorRequest?id={}&method={method}{more}", session.id)).json()
     }
 
+    /// Asks the session's conductor by `/v1`.
+    pub fn request(&self, session: &Session, method: &str, params: Value) -> Response {
+        let body = json!({"method": method, "params": params});
+        http::post(self.admin, &format!("/v1/sessions/{}/requests", session.id), &body.to_string())
+    }
+
     /// The session as `/v1` shows it to the administrator.
-    #[must_use]
     pub fn show(&self, session: &Session) -> Response {
         self.admin(&format!("/v1/sessions/{}", session.id))
     }

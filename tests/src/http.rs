@@ -49,7 +49,6 @@ impl Response {
 ///
 /// # Panics
 /// When no complete answer comes.
-#[must_use]
 pub fn request(to: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Response {
     let mut text = format!("{method} {target} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n");
     for (name, value) in headers {
@@ -65,7 +64,6 @@ pub fn request(to: SocketAddr, method: &str, target: &str, headers: &[(&str, &st
 ///
 /// # Panics
 /// As [`request`].
-#[must_use]
 pub fn get(to: SocketAddr, target: &str) -> Response {
     request(to, "GET", target, &[], "")
 }
@@ -74,7 +72,6 @@ pub fn get(to: SocketAddr, target: &str) -> Response {
 ///
 /// # Panics
 /// As [`request`].
-#[must_use]
 pub fn post(to: SocketAddr, target: &str, body: &str) -> Response {
     request(to, "POST", target, &[("Content-Type", "application/json")], body)
 }
@@ -83,7 +80,6 @@ pub fn post(to: SocketAddr, target: &str, body: &str) -> Response {
 ///
 /// # Panics
 /// When the connection fails or the answer is not HTTP.
-#[must_use]
 pub fn raw(to: SocketAddr, bytes: &[u8]) -> Response {
     parse(&exchange(to, bytes).unwrap_or_else(|e| panic!("{}: {e}", String::from_utf8_lossy(bytes))))
 }
