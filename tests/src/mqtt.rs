@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    net::SocketAddr,
     sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
     time::Duration,
 };
@@ -129,16 +130,28 @@ impl Mqtt {
     /// # Panics
     /// When nothing is said at all, or the host does not listen there.
     pub fn connect(host: &Host, version: Version, way: Way, credentials: &Credentials) -> Result<Self, String> {
+        let address = match way {
+            Way::Tcp => host.mqtt.expect("the host listens for MQTT"),
+            Way::WebSocket => host.mqtt_websocket.expect("the host listens for WebSocket"),
+            Way::IotWebSocket => host.iot,
+        };
+        Self::connect_to(address, version, way, credentials)
+    }
+
+    /// Connects to any broker.
+    ///
+    /// # Errors
+    /// As [`Mqtt::connect`].
+    ///
+    /// # Panics
+    /// When nothing is said at all.
+    pub fn connect_to(address: SocketAddr, version: Version, way: Way, credentials: &Credentials) -> Result<Self, String> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let (sender, told) = mpsc::channel();
         let (address, port) = match way {
-            Way::Tcp => {
-                let address = host.mqtt.expect("the host listens for MQTT");
-                (address.ip().to_string(), address.port())
-            }
-            // Without TLS, the library takes the port out of the URL.
-            Way::WebSocket => (format!("ws://{}/mqtt", host.mqtt_websocket.expect("the host listens for WebSocket")), 0),
-            Way::IotWebSocket => (format!("ws://{}/mqtt", host.iot), 0),
+            Way::Tcp => (address.ip().to_string(), address.port()),
+            // The library takes the port out of the URL.
+            Way::WebSocket | Way::IotWebSocket => (format!("ws://{address}/mqtt"), 0),
         };
         let client = match version {
             Version::V311 => Client::V311(connect_v311(&runtime, sender, address, port, way, credentials)),

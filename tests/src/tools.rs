@@ -18,19 +18,23 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts a program.
+    /// Starts `mosquitto_sub` or `mosquitto_pub`.
     ///
     /// # Panics
     /// When it is not there.
     #[must_use]
-    pub fn start(name: &str, arguments: &[&str]) -> Self {
+    pub fn mosquitto(name: &str, arguments: &[&str]) -> Self {
+        let found = Command::new(name).arg("--help").output();
+        let install = "install mosquitto-clients (`apt-get install mosquitto-clients`), or run `cargo xtask test`, which does";
+        found.unwrap_or_else(|e| panic!("{name}: {e}; {install}"));
+        // Into a pipe it would speak only once its buffer is full.
+        Self::start("stdbuf", &[&["-oL", name], arguments].concat())
+    }
+
+    fn start(name: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(name);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let hint = match name {
-            "python3" => "install Python 3",
-            _ => "install mosquitto-clients (`apt-get install mosquitto-clients`)",
-        };
-        let mut child = command.spawn().unwrap_or_else(|e| panic!("{name}: {e}; {hint}, or run `cargo xtask test`, which does"));
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{name}: {e}; install it, or run `cargo xtask test`, which does"));
         let (sender, lines) = mpsc::channel();
         for stream in
             [Box::new(child.stdout.take().expect("piped")) as Box<dyn std::io::Read + Send>, Box::new(child.stderr.take().expect("piped"))]

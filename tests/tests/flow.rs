@@ -494,7 +494,7 @@ fn mosquitto_and_this_client_understand_each_other() {
         let subscribe =
             [common("m", &token_m, version), ["-t", &everything, "-q", "2", "-d", "-F", "heard %t %p"].map(str::to_owned).to_vec()];
         let subscribe: Vec<String> = subscribe.concat();
-        let listener = Program::start("mosquitto_sub", &subscribe.iter().map(String::as_str).collect::<Vec<_>>());
+        let listener = Program::mosquitto("mosquitto_sub", &subscribe.iter().map(String::as_str).collect::<Vec<_>>());
         listener.wait_for("Subscribed");
         let mut a = plain(&host, &session, "a");
         assert!(a.subscribe(&everything, 2));
@@ -502,7 +502,7 @@ fn mosquitto_and_this_client_understand_each_other() {
             let name = topic(&session, "x");
             let payload = format!("{version} {qos}");
             let publish = [common("p", &token_p, version), ["-t", &name, "-q", qos, "-m", &payload].map(str::to_owned).to_vec()].concat();
-            let publisher = Program::start("mosquitto_pub", &publish.iter().map(String::as_str).collect::<Vec<_>>());
+            let publisher = Program::mosquitto("mosquitto_pub", &publish.iter().map(String::as_str).collect::<Vec<_>>());
             let (code, lines) = publisher.end();
             assert_eq!(code, Some(0), "{lines:?}");
             assert_eq!(listener.wait_for("heard"), format!("heard {name} {payload}"));
