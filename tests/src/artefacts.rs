@@ -80,7 +80,7 @@ mod tests {
         fs::write(folder.path().join("built.d"), format!("{}: {}\n", built.display(), source.display())).unwrap();
         fs::File::create(&source).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         assert_eq!(checked(built.clone()), built);
-        fs::File::create(&source).unwrap().set_modified(SystemTime::now() + std::time::Duration::from_secs(9)).unwrap();
+        fs::File::create(&source).unwrap().set_modified(modified(&built) + std::time::Duration::from_secs(9)).unwrap();
         let refusal = std::panic::catch_unwind(|| checked(built)).unwrap_err();
         assert!(refusal.downcast_ref::<String>().unwrap().contains("cargo build"));
     }
