@@ -5,7 +5,7 @@ pub mod inspect;
 pub mod instance;
 pub mod lane;
 pub mod library;
-pub mod platform;
+mod platform;
 pub mod pool;
 pub mod priority;
 pub mod refusal;
