@@ -299,3 +299,45 @@ async fn a_session_without_anything_costs_the_broker_nothing() {
         host.so_far();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn comings_goings_and_kicks_at_once_leave_nothing_behind() {
+    let mut host = Host::with(Limits { housekeeping: Duration::from_millis(10), ..Limits::default() }).await;
+    let address = host.tcp;
+    let devices = (0..20).map(|n| {
+        tokio::spawn(async move {
+            let password = format!("1:dev{n}");
+            let version = if n % 2 == 0 { 4 } else { 5 };
+            for round in 0..15 {
+                let asked = if round % 3 == 0 { lasting(version, &password) } else { connect(version, &password) };
+                let (mut client, connack) = Raw::try_connect(address, &asked).await;
+                if connack.is_some_and(|connack| connack[3] == 0) && round % 2 == 0 {
+                    // May have been kicked by now.
+                    drop(tokio::io::AsyncWriteExt::write_all(&mut client.stream, &[0xe0, 0]).await);
+                }
+            }
+        })
+    });
+    let devices: Vec<_> = devices.collect();
+    while devices.iter().any(|device| !device.is_finished()) {
+        for n in 0..20 {
+            host.broker.kick(id("1"), &format!("dev{n}")).await;
+        }
+    }
+    for device in devices {
+        device.await.unwrap();
+    }
+    host.broker.close_session(id("1")).await;
+    assert!(host.broker.connected(id("1")).unwrap().is_empty());
+    let broker = host.broker.clone();
+    until("everything to go", || broker.live_sessions() == 0).await;
+    let mut here = std::collections::HashSet::new();
+    for told in host.so_far() {
+        match told {
+            Told::Connected(_, client) => drop(here.insert(client)),
+            Told::Disconnected(_, client) => assert!(here.remove(&client), "{client} went without having come"),
+            Told::Message(message) => panic!("{message:?}"),
+        }
+    }
+    assert!(here.is_empty(), "never went: {here:?}");
+}
