@@ -141,6 +141,27 @@ impl Libraries {
         result
     }
 
+    /// Removes the copies of plugins that this process has not loaded, and what an interrupted copy left; answers how many files.
+    /// Call it once all types are loaded: each build of a plugin leaves a copy.
+    ///
+    /// # Errors
+    /// Of the system, at the first file that stays.
+    pub fn remove_unused_copies(&self) -> io::Result<usize> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut removed = 0;
+        for entry in fs::read_dir(&self.copies)? {
+            let path = entry?.path();
+            let hash = path.file_stem().and_then(|stem| stem.to_str()?.parse::<Hash>().ok());
+            // What is not named by a hash is not ours to remove.
+            let Some(hash) = hash else { continue };
+            if !known.contains_key(&hash) {
+                fs::remove_file(&path)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
     /// Sets what all loaded libraries log, 0 (nothing) to 5 (trace).
     pub fn set_log_level(&self, level: u8) {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

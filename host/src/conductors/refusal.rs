@@ -123,7 +123,7 @@ pub enum Reason {
         error: String,
     },
     /// The system's loader does not want it.
-    #[error("the system cannot load it: {0}; a library that it needs is missing or does not fit")]
+    #[error("the system cannot load it: {0}; is a library that it needs missing, or the state folder on a disk mounted noexec?")]
     NotLoadable(String),
     /// The plugin's own description is no description.
     #[error("its manifest cannot be used: {0}; rebuild it with conductor-host-sdk 1.x")]
