@@ -4,6 +4,7 @@
 //! private copy and checks the contract; whatever is wrong is one [`refusal`].
 
 pub mod inspect;
+mod layout;
 pub mod library;
 mod platform;
 pub mod refusal;

@@ -156,3 +156,12 @@ fn meant(configured: &Option<PathBuf>) -> String {
         .as_ref()
         .map_or_else(String::new, |path| format!(" (which is what {:?} in the settings means on this system)", path.display()))
 }
+
+/// On one line, and no longer than `most` characters.
+pub(super) fn one_line(text: &str, most: usize) -> String {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}

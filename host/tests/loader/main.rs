@@ -6,7 +6,7 @@ mod damage;
 mod refusals;
 mod support;
 
-use std::{fs, sync::Arc};
+use std::{fs, process::Command, sync::Arc};
 
 use conductor_abi::abi_stable::std_types::RErr;
 use support::{Loader, Plugins, ask, block_on, copied, create, moody};
@@ -93,6 +93,22 @@ fn the_next_minor_version_loads_before_and_after_this_one() {
             }
             // And after one whose layout is wrong.
             loader.refused(&Plugins::built().fixture("layout"));
+        }
+    }
+}
+
+#[test]
+fn a_host_of_the_next_minor_version_loads_this_versions_plugins_in_any_order() {
+    let plugins = Plugins::built();
+    let this = (plugins.real("default"), "\"State\" more=None peek=None");
+    let next = (plugins.fixture("next_minor"), "\"1.1.0 state now=43 can_tell=true level=0\" more=Some(11) peek=Some(11)");
+    let wrong = (plugins.fixture("layout"), "refused: its binary contract differs from 1.1.0, first at PluginRoot > manifest > ");
+    for order in [[&this, &next, &this], [&next, &this, &next], [&wrong, &this, &next], [&this, &wrong, &next], [&next, &wrong, &this]] {
+        let output = Command::new(plugins.newer_host()).args(order.map(|(path, _)| path)).output().unwrap();
+        let output = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.lines().count(), 3, "{output}");
+        for (line, (_, expected)) in output.lines().zip(order) {
+            assert!(line.starts_with(expected), "{output}");
         }
     }
 }

@@ -151,7 +151,7 @@ fn the_entry_symbols_of_other_contracts_are_told_apart() {
         ("v2", "char conductor_host_plugin_v2[4096] = {1};", "this plugin is made for version 2 of the contract, but this host has 1."),
         ("c", "char conductor_plugin_v1[4096] = {1};", "this plugin offers only the C contract (conductor_plugin_v1)"),
         ("odd", "char conductor_host_plugin_vx[4096] = {1};", "this is a shared library, but not a plugin: "),
-        ("function", "void conductor_host_plugin_v1(void) {}", "this is a shared library, but not a plugin: "),
+        ("function", "void conductor_host_plugin_v1(void) { __asm__(\".skip 4096\"); }", "this is a shared library, but not a plugin: "),
         ("small", "int conductor_host_plugin_v1 = 1;", "this is a shared library, but not a plugin: "),
         (
             "user",

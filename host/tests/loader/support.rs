@@ -41,6 +41,11 @@ impl Plugins {
     pub fn fixture(&self, name: &str) -> PathBuf {
         self.fixtures.join(library_name(&format!("plugin_{name}")))
     }
+
+    /// A program that loads plugins as a host of the next minor version does.
+    pub fn newer_host(&self) -> PathBuf {
+        self.fixtures.join(format!("newer_host{}", std::env::consts::EXE_SUFFIX))
+    }
 }
 
 fn library_name(stem: &str) -> String {

@@ -30,6 +30,8 @@ impl<T: HostObject> HostImpl<T> { unsafe extern "C" fn tell(_: *const ()) -> u32
 impl<T: PluginEntry> RootImpl<T> { extern "C" fn more() -> u32 { 11 } }
 impl HostObj { /// Whether the host has the new function.
     pub fn can_tell(&self) -> bool { self.table.tell().is_some() } }
+impl ConductorObj { /// What the new function answers, where the plugin has it.
+    pub fn peek(&self) -> Option<u32> { self.table.peek().map(|peek| unsafe { peek(self.data) }) } }
 "#;
 
 fn main() {

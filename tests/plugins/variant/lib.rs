@@ -7,6 +7,11 @@ pub mod contract {
 #[path = "../../../conductor-sdk/abi/src/wire.rs"]
 pub mod wire;
 
+pub use abi_stable;
+pub use async_ffi;
+
+pub const ABI_VERSION: &str = env!("CARGO_PKG_VERSION");
+
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use abi_stable::std_types::{RErr, ROk};
