@@ -274,7 +274,7 @@ fn bytes_of(file: File, expected: u64) -> io::Result<Option<Vec<u8>>> {
 fn copy(folder: &Path, hash: Hash, bytes: &[u8]) -> io::Result<PathBuf> {
     platform::private_folder(folder)?;
     // A name without folder would be looked up in the system's library path.
-    let folder = fs::canonicalize(folder)?;
+    let folder = std::path::absolute(folder)?;
     let copy = folder.join(format!("{hash}.{}", Platform::CURRENT.extension()));
     if is_copy(&copy, bytes)? {
         return Ok(copy);

@@ -114,6 +114,15 @@ fn a_host_of_the_next_minor_version_loads_this_versions_plugins_in_any_order() {
 }
 
 #[test]
+fn what_one_plugin_appended_does_not_bind_another() {
+    let loader = Loader::new();
+    loader.load(&Plugins::built().fixture("next_minor"));
+    // It appended something else in the same place: each fits this host, and neither knows of the other.
+    let library = loader.load(&Plugins::built().fixture("forked"));
+    assert_eq!(ask(&mut create(&library, "variant"), "x"), "\"1.1.0 x now=42 can_tell=false level=3\"");
+}
+
+#[test]
 fn both_versions_load_after_one_with_a_wrong_layout() {
     let loader = Loader::new();
     loader.refused(&Plugins::built().fixture("layout"));

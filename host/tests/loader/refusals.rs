@@ -151,6 +151,16 @@ fn the_entry_symbols_of_other_contracts_are_told_apart() {
         ("v2", "char conductor_host_plugin_v2[4096] = {1};", "this plugin is made for version 2 of the contract, but this host has 1."),
         ("c", "char conductor_plugin_v1[4096] = {1};", "this plugin offers only the C contract (conductor_plugin_v1)"),
         ("odd", "char conductor_host_plugin_vx[4096] = {1};", "this is a shared library, but not a plugin: "),
+        (
+            "beyond",
+            r#"__asm__(".data; .globl conductor_host_plugin_v1; .type conductor_host_plugin_v1, @object; .size conductor_host_plugin_v1, 0x1000000; conductor_host_plugin_v1: .byte 1");"#,
+            "this is a shared library, but not a plugin: ",
+        ),
+        (
+            "absolute",
+            r#"__asm__(".data; .globl conductor_host_plugin_v1; .type conductor_host_plugin_v1, @object; .size conductor_host_plugin_v1, 0x300; .set conductor_host_plugin_v1, 0");"#,
+            "this is a shared library, but not a plugin: ",
+        ),
         ("function", "void conductor_host_plugin_v1(void) { __asm__(\".skip 4096\"); }", "this is a shared library, but not a plugin: "),
         ("small", "int conductor_host_plugin_v1 = 1;", "this is a shared library, but not a plugin: "),
         (

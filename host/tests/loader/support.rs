@@ -37,7 +37,7 @@ impl Plugins {
         self.real.join(library_name(&format!("conductor_{name}")))
     }
 
-    /// `next_minor`, `next_major`, `layout`: built with another version of the contract.
+    /// `next_minor`, `next_major`, `layout`, `forked`: built with another version of the contract.
     pub fn fixture(&self, name: &str) -> PathBuf {
         self.fixtures.join(library_name(&format!("plugin_{name}")))
     }
@@ -72,7 +72,7 @@ fn build() -> Plugins {
         run_tool(&mut command, "cargo");
     };
     cargo(&root.join("Cargo.toml"), target, &["-p", "conductor-default", "-p", "conductor-active"]);
-    for name in ["next_minor", "next_major", "layout"] {
+    for name in ["next_minor", "next_major", "layout", "forked"] {
         let folder = root.join("tests/plugins").join(name);
         fs::copy(root.join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
         cargo(&folder.join("Cargo.toml"), &fixtures, &[]);

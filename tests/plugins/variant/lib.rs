@@ -1,5 +1,4 @@
 //! A plugin built with another version of the contract: conductor `variant`, which answers every request with what it is.
-#![allow(missing_docs, non_local_definitions, dead_code)]
 
 pub mod contract {
     include!(concat!(env!("OUT_DIR"), "/contract.rs"));
@@ -85,5 +84,4 @@ impl PluginEntry for Plugin {
 }
 
 #[unsafe(no_mangle)]
-#[allow(non_upper_case_globals)]
 pub static conductor_host_plugin_v1: abi_stable::library::LibHeader = contract::header::<Plugin>();
