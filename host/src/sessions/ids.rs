@@ -111,6 +111,11 @@ impl fmt::Debug for SessionId {
 pub struct Pin(Digits);
 
 impl Pin {
+    /// Matches no pin, not even itself as [`Pin::NEVER`]: for comparing where there is nothing to compare.
+    pub(crate) const NONE: Self = Self(Digits(0));
+    /// The other side of such a comparison.
+    pub(crate) const NEVER: Self = Self(Digits(1));
+
     /// The pin that `text` spells, or nothing where it is not 1 to 12 decimal digits. Nothing is trimmed.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

@@ -1,5 +1,15 @@
-//! Sessions: their ids, their directory and their lives.
+//! Sessions: their ids, their directory and their lives. Knows no HTTP and no token.
 
+pub mod clock;
+pub mod directory;
+pub mod event;
 pub mod ids;
+pub mod manager;
+pub mod session;
+pub mod task;
+pub mod world;
 
+pub use event::{Caller, CloseReason, Port};
 pub use ids::{Pin, SessionId};
+pub use manager::Manager;
+pub use session::Session;

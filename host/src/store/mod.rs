@@ -3,7 +3,22 @@
 //! A store is a log of [`Change`]s with an answer each: `apply` returns once the change would survive `kill -9` and a power
 //! cut, and says so by an error where it would not. Changes that arrive together share one write.
 
-use std::{fmt, sync::Arc};
+mod change;
+#[cfg(test)]
+mod contract;
+mod disk;
+#[cfg(test)]
+mod faults;
+mod json;
+pub mod lock;
+mod memory;
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
@@ -22,7 +37,7 @@ pub struct StoredSession {
     pub type_name: Arc<str>,
     /// Milliseconds since the Unix epoch; 0 where the file that brought the session did not say.
     pub created_at: u64,
-    /// In the order of their first join.
+    /// In the order of their first join, each name once.
     pub clients: Vec<StoredClient>,
     /// Counts the changes in this process: of two records of a session the one with the larger number is newer.
     pub revision: u64,
@@ -115,4 +130,80 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Resolves when everything queued before it is durable. Called once, at the end.
     fn shutdown(&self) -> BoxFuture<'static, ()>;
+}
+
+/// Why the host cannot start on its store. No message holds a pin.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The setting names no store that this version knows. Only the scheme is shown: what follows it may hold a password.
+    #[error("the store url begins with {0:?}, which is unknown; it must be `memory:` or `json:FILE`")]
+    Scheme(String),
+    /// `json:` without a file.
+    #[error("the store url `json:` names no file; write `json:FILE`, for example `json:state/sessions.json`")]
+    NoFile,
+    /// Another process works with this file, or its lock cannot be taken.
+    #[error(transparent)]
+    Lock(#[from] lock::LockError),
+    /// The operating system refused an operation.
+    #[error("the session store {} cannot be opened: {source}", file.display())]
+    Io {
+        /// The file of the store.
+        file: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The file is there and is not what this host can go on from.
+    #[error(
+        "the session store {} cannot be used: {problem}. The file was left as it is: repair it, or move it away to start without sessions",
+        file.display()
+    )]
+    Unusable {
+        /// The file of the store.
+        file: PathBuf,
+        /// Where in the file, what was found and what was expected.
+        problem: String,
+    },
+}
+
+/// A store and the sessions it holds, in the order of their ids.
+pub type Opened<S> = Result<(S, Vec<Arc<StoredSession>>), OpenError>;
+
+/// Opens the store that `url` names (`memory:`, or `json:FILE` relative to `base`) and returns it with its sessions. Blocks: it
+/// reads the whole file. Stored clients without an expiry, as the reference writes them, count as granted `now` (seconds since the Unix epoch), for `grant_ttl`.
+///
+/// The store belongs to this process from then on: until [`Store::shutdown`] has resolved or the process has ended.
+///
+/// # Errors
+/// Where the url is unknown, another process uses the store, or the file cannot be read and understood; the file is not touched then.
+pub fn open(url: &str, base: &Path, grant_ttl: Duration, now: u64) -> Opened<Arc<dyn Store>> {
+    let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
+    match scheme {
+        "memory" if url == "memory:" => Ok((Arc::new(memory::MemoryStore::default()), Vec::new())),
+        "json" if url == "json:" => Err(OpenError::NoFile),
+        "json" if !rest.is_empty() => {
+            let granted_until = now.saturating_add(grant_ttl.as_secs());
+            let (store, sessions) = json::JsonStore::open(&base.join(rest), granted_until, json::RETRY, disk::RealDisk)?;
+            Ok((Arc::new(store), sessions))
+        }
+        _ => Err(OpenError::Scheme(scheme.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(url: &str) -> String {
+        open(url, Path::new("/nowhere"), Duration::ZERO, 0).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_unknown_url_is_refused_with_the_known_ones_and_without_its_secrets() {
+        for url in ["redis://user:hunter2@host", "", "json", "memory", "memory:x", "JSON:a"] {
+            let message = refusal(url);
+            assert!(message.contains("`memory:` or `json:FILE`"), "{message}");
+            assert!(!message.contains("hunter2"), "{message}");
+        }
+        assert!(refusal("json:").contains("names no file"));
+    }
 }

@@ -1,0 +1,167 @@
+//! What happens to a session's conductor.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use conductor_abi::wire::{CallerMeta, EventMeta, close, event};
+use tokio::{sync::oneshot, time::Instant};
+
+use super::SessionId;
+use crate::{
+    broker::Message,
+    conductors::{
+        Trouble,
+        catalog::Type,
+        instance::{Incoming, Instance},
+    },
+};
+
+/// The port through which somebody speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// The trusted one.
+    Admin,
+    /// The public one.
+    Iot,
+    /// None: the host itself, or a conductor.
+    Host,
+}
+
+/// Who is behind an operation.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Where it came in.
+    pub port: Port,
+    /// Address of the other side.
+    pub peer: Option<SocketAddr>,
+    /// Who that is, where the port knows.
+    pub principal: Option<String>,
+}
+
+impl Caller {
+    /// The host itself.
+    #[must_use]
+    pub fn host() -> Self {
+        Self { port: Port::Host, peer: None, principal: None }
+    }
+
+    /// Somebody at `port`.
+    #[must_use]
+    pub fn at(port: Port, peer: SocketAddr) -> Self {
+        Self { port, peer: Some(peer), principal: None }
+    }
+
+    pub(super) fn meta(&self) -> CallerMeta {
+        let port = match self.port {
+            Port::Admin => "admin",
+            Port::Iot => "iot",
+            Port::Host => "host",
+        };
+        CallerMeta { port: port.to_owned(), peer: self.peer.map(|peer| peer.to_string()), principal: self.principal.clone() }
+    }
+}
+
+/// Why a session's conductor is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// An administrator asked for it.
+    Requested,
+    /// The conductor asked for it.
+    Conductor,
+    /// The host stops.
+    HostStopping,
+}
+
+impl CloseReason {
+    /// Its name in events and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Requested => close::REQUESTED,
+            Self::Conductor => close::CONDUCTOR,
+            Self::HostStopping => close::HOST_STOPPING,
+        }
+    }
+}
+
+/// An event in a mailbox.
+pub(super) struct Event {
+    pub(super) what: What,
+    pub(super) deadline: Instant,
+    /// When it happened, in milliseconds since the Unix epoch.
+    pub(super) time: u64,
+    /// Whom to answer; an error of an event that nobody waits for is logged.
+    pub(super) answer: Option<oneshot::Sender<Result<Vec<u8>, Trouble>>>,
+}
+
+/// What happened.
+pub(super) enum What {
+    /// The conductor is to be made, if it is not yet.
+    Make(Caller),
+    /// An administrator asks.
+    Request { method: String, params: Bytes, caller: Caller },
+    /// A client sent a message.
+    Message(Message),
+    /// The end.
+    Close(CloseReason),
+}
+
+impl What {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Make(_) => "make",
+            Self::Request { .. } => event::REQUEST,
+            Self::Message(_) => event::MESSAGE,
+            Self::Close(_) => event::CLOSE,
+        }
+    }
+
+    pub(super) fn closes(&self) -> bool {
+        matches!(self, Self::Close(_))
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Request { params, .. } => params.len(),
+            Self::Message(message) => message.payload.len(),
+            Self::Make(_) | Self::Close(_) => 0,
+        }
+    }
+
+    pub(super) fn caller(&self) -> Option<CallerMeta> {
+        match self {
+            Self::Make(caller) | Self::Request { caller, .. } => Some(caller.meta()),
+            Self::Message(_) | Self::Close(_) => None,
+        }
+    }
+
+    /// Tells a live conductor.
+    pub(super) async fn tell(
+        &self,
+        instance: &Instance,
+        kind: &Type,
+        id: SessionId,
+        time: u64,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, Trouble> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut meta = EventMeta { time, deadline: Some(millis(left)), caller: self.caller(), ..EventMeta::default() };
+        let kind_name = self.name();
+        let (subject, client, body) = match self {
+            Self::Make(_) => return Ok(Vec::new()),
+            Self::Request { method, params, .. } => (method.as_str(), "", params.as_ref()),
+            Self::Message(message) => {
+                (meta.qos, meta.retain, meta.will) = (message.qos, message.retain, message.will);
+                let name = message.topic.strip_prefix(&id.topic_prefix()).unwrap_or(&message.topic);
+                (name, message.client_id.as_deref().unwrap_or_default(), message.payload.as_ref())
+            }
+            Self::Close(_) if !kind.wants(event::CLOSE) => return Ok(Vec::new()),
+            Self::Close(reason) => (reason.as_str(), "", &[][..]),
+        };
+        instance.handle(Incoming { kind: kind_name, subject, client, meta: &meta, body }).await
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,457 @@
+//! The directory of sessions and their lives: create, close, ask, join, list, restore, expire, stop.
+//!
+//! What changes a session runs to its end even if whoever asked goes away meanwhile: half a creation would be worse than one
+//! that nobody learnt of.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use conductor_abi::wire::event;
+use futures_util::{StreamExt, stream};
+
+use super::{
+    Caller, CloseReason, Pin, Session, SessionId,
+    clock::Clock,
+    directory::Directory,
+    event::{Event, What},
+    session::Conductor,
+    world::{Counts, World, count},
+};
+use crate::{
+    broker::{Broker, Events, Message},
+    conductors::{
+        Trouble,
+        catalog::{Catalog, Type},
+        pool::Pool,
+    },
+    store::{Change, Store, StoreError, StoredClient, StoredSession},
+};
+
+/// What `close` and the drops behind it may take.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+/// Making the conductors of a restart, all at once: their time in the queue counts.
+const RESTORE_DEADLINE: Duration = Duration::from_secs(300);
+/// Of 10^digits ids, this part may be in use, so that a new one is found at once and guessing stays hard.
+const ID_SPACE_PART: u64 = 10;
+
+/// Why an operation was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// No such type is configured.
+    #[error("there is no type {name:?}; configured are: {}", known.join(", "))]
+    UnknownType {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// No such session is live.
+    #[error("there is no such session")]
+    NoSuchSession,
+    /// Id, pin or client do not do.
+    #[error("the session's credentials could not be validated")]
+    Credentials,
+    /// A tenth of all ids is in use.
+    #[error("no session id is free: a tenth of all {digits}-digit ids is in use; close sessions or raise sessions.id_digits")]
+    NoFreeId {
+        /// The setting.
+        digits: u8,
+    },
+    /// The conductor did not.
+    #[error(transparent)]
+    Conductor(#[from] Trouble),
+    /// The store did not.
+    #[error(transparent)]
+    Store(StoreError),
+    /// The host is stopping.
+    #[error("the host is stopping")]
+    Stopping,
+    /// The host itself went wrong.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NoSuchSession(_) => Self::NoSuchSession,
+            other => Self::Store(other),
+        }
+    }
+}
+
+/// A client that joined.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// Which session.
+    pub session: SessionId,
+    /// The name it joined with.
+    pub client_id: String,
+    /// When its grant ends, in seconds since the Unix epoch.
+    pub expires_at: u64,
+    /// When it begins, likewise.
+    pub now: u64,
+}
+
+/// The manager. One per host; shared by both ports and the broker.
+#[derive(Debug)]
+pub struct Manager {
+    world: Arc<World>,
+    catalog: Catalog,
+    directory: Directory,
+    stopping: AtomicBool,
+    /// No grant ends before this (seconds since the Unix epoch), so nothing need be looked through.
+    next_expiry: AtomicU64,
+}
+
+/// The parts of a manager.
+#[derive(Debug)]
+pub struct Parts {
+    /// The types.
+    pub catalog: Catalog,
+    /// The threads for plugin code.
+    pub pool: Pool,
+    /// Where messages go.
+    pub broker: Arc<dyn Broker>,
+    /// Where sessions are kept.
+    pub store: Arc<dyn Store>,
+    /// The time.
+    pub clock: Clock,
+    /// How long a join is good for.
+    pub grant_ttl: Duration,
+    /// Digits of new ids.
+    pub id_digits: u8,
+    /// Digits of new pins.
+    pub pin_digits: u8,
+}
+
+impl Manager {
+    /// A manager with the sessions that the store held. Conductors of types that are not lazy are made at once, in the
+    /// background.
+    #[must_use]
+    pub fn new(parts: Parts, stored: Vec<Arc<StoredSession>>) -> Arc<Self> {
+        let Parts { catalog, pool, broker, store, clock, grant_ttl, id_digits, pin_digits } = parts;
+        let manager = Arc::new_cyclic(|manager: &Weak<Self>| {
+            let counts = Counts::default();
+            let manager = manager.clone();
+            let world = Arc::new(World { pool, broker, store, clock, grant_ttl, id_digits, pin_digits, manager, counts });
+            let (directory, stopping) = (Directory::default(), AtomicBool::new(false));
+            Self { world, catalog, directory, stopping, next_expiry: AtomicU64::new(0) }
+        });
+        manager.restore(stored);
+        manager
+    }
+
+    fn restore(&self, stored: Vec<Arc<StoredSession>>) {
+        let mut missing = std::collections::BTreeMap::<Arc<str>, Arc<Type>>::new();
+        for record in stored {
+            let kind = self.catalog.get(&record.type_name).cloned().unwrap_or_else(|| {
+                let name = &record.type_name;
+                missing.entry(name.clone()).or_insert_with(|| Arc::new(Catalog::missing(name))).clone()
+            });
+            let session = Session::new(record, kind, self.world.clone(), false);
+            let eager = session.kind().plugin.as_ref().is_ok_and(|plugin| !plugin.manifest.lazy);
+            self.directory.add(session.clone());
+            if eager {
+                let event = Event {
+                    what: What::Make(Caller::host()),
+                    deadline: tokio::time::Instant::now() + RESTORE_DEADLINE,
+                    time: self.world.clock.millis(),
+                    answer: None,
+                };
+                if let Err(error) = session.post(event) {
+                    tracing::error!(session = %session.id(), %error, "the conductor was not made");
+                }
+            }
+        }
+        for kind in missing.into_values() {
+            if let Err(reason) = &kind.plugin {
+                tracing::error!(r#type = %kind.name, "stored sessions are unavailable: {reason}");
+            }
+        }
+    }
+
+    /// The types.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// What all sessions share.
+    #[must_use]
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// How many sessions there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.directory.len()
+    }
+
+    /// The live session of that id.
+    #[must_use]
+    pub fn get(&self, id: SessionId) -> Option<Arc<Session>> {
+        self.directory.get(id).filter(|session| !session.is_hidden())
+    }
+
+    /// Up to `limit` sessions behind `after`, in a fixed order.
+    #[must_use]
+    pub fn page(&self, after: Option<SessionId>, limit: usize) -> Vec<Arc<Session>> {
+        self.directory.page(after, limit)
+    }
+
+    fn check_running(&self) -> Result<(), Refused> {
+        if self.stopping.load(Ordering::Relaxed) { Err(Refused::Stopping) } else { Ok(()) }
+    }
+
+    /// Makes a session: its conductor (unless it is lazy), then its place in the store.
+    ///
+    /// # Errors
+    /// Nothing is left of the session then.
+    pub async fn create(self: &Arc<Self>, type_name: &str, caller: Caller) -> Result<Arc<Session>, Refused> {
+        self.check_running()?;
+        let Some(kind) = self.catalog.get(type_name).cloned() else {
+            let known = self.catalog.iter().map(|kind| kind.name.to_string()).collect();
+            return Err(Refused::UnknownType { name: type_name.to_owned(), known });
+        };
+        let manager = self.clone();
+        to_its_end(async move { manager.create_of(kind, caller).await }).await
+    }
+
+    async fn create_of(&self, kind: Arc<Type>, caller: Caller) -> Result<Arc<Session>, Refused> {
+        let plugin = kind.plugin.as_ref().map_err(|reason| Trouble::Unavailable(reason.clone()))?;
+        let lazy = plugin.manifest.lazy;
+        let session = self.reserve(&kind)?;
+        let id = session.id();
+        if !lazy && let Err(trouble) = session.ask(What::Make(caller.clone()), kind.deadline).await {
+            self.discard(&session).await;
+            return Err(trouble.into());
+        }
+        match self.world.store.apply(Change::Create(session.record())).await {
+            Ok(record) => {
+                record.into_iter().for_each(|record| session.update_record(record));
+                session.set_hidden(false);
+                tracing::info!(session = %id, r#type = %kind.name, ?caller, "session created");
+                Ok(session)
+            }
+            Err(error) => {
+                tracing::error!(session = %id, %error, "session not created");
+                self.discard(&session).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// A hidden session under an id that nobody has.
+    fn reserve(&self, kind: &Arc<Type>) -> Result<Arc<Session>, Refused> {
+        let World { id_digits, pin_digits, clock, .. } = *self.world;
+        let space = 10_u64.saturating_pow(u32::from(id_digits));
+        if self.directory.len() as u64 >= space / ID_SPACE_PART {
+            return Err(Refused::NoFreeId { digits: id_digits });
+        }
+        let internal = |error: super::ids::RandomnessError| Refused::Internal(error.to_string());
+        let pin = Pin::random(pin_digits).map_err(internal)?;
+        loop {
+            let record = StoredSession {
+                id: SessionId::random(id_digits).map_err(internal)?,
+                pin,
+                type_name: kind.name.clone(),
+                created_at: clock.millis(),
+                clients: Vec::new(),
+                revision: 0,
+                rest: None,
+            };
+            let session = Session::new(Arc::new(record), kind.clone(), self.world.clone(), true);
+            if self.directory.add(session.clone()) {
+                return Ok(session);
+            }
+        }
+    }
+
+    /// Undoes a creation that failed.
+    async fn discard(&self, session: &Arc<Session>) {
+        self.close_conductor(session, CloseReason::Requested).await;
+        self.directory.remove(session.id());
+    }
+
+    async fn close_conductor(&self, session: &Arc<Session>, reason: CloseReason) {
+        if let Err(error) = session.ask(What::Close(reason), CLOSE_DEADLINE).await {
+            tracing::warn!(session = %session.id(), %error, "the conductor did not close well");
+        }
+    }
+
+    /// Closes a session: from the store first, then its conductor, then its clients' connections.
+    ///
+    /// # Errors
+    /// [`Refused::NoSuchSession`]; [`Refused::Store`], and then the session goes on.
+    pub async fn close(self: &Arc<Self>, id: SessionId, reason: CloseReason, caller: Caller) -> Result<(), Refused> {
+        self.check_running()?;
+        let session = self.get(id).ok_or(Refused::NoSuchSession)?;
+        if !session.set_hidden(true) {
+            return Err(Refused::NoSuchSession);
+        }
+        let manager = self.clone();
+        to_its_end(async move { manager.close_hidden(&session, reason, &caller).await }).await
+    }
+
+    async fn close_hidden(&self, session: &Arc<Session>, reason: CloseReason, caller: &Caller) -> Result<(), Refused> {
+        let id = session.id();
+        if let Err(error) = self.world.store.apply(Change::Close(id)).await {
+            tracing::error!(session = %id, %error, "session not closed");
+            session.set_hidden(false);
+            return Err(error.into());
+        }
+        self.close_conductor(session, reason).await;
+        let ended = self.world.broker.close_session(id).await;
+        self.directory.remove(id);
+        tracing::info!(session = %id, reason = reason.as_str(), ?caller, ?ended, "session closed");
+        Ok(())
+    }
+
+    /// A conductor closes its session. True where that was accepted.
+    pub(crate) fn close_by_conductor(self: &Arc<Self>, session: &Arc<Session>) -> bool {
+        if self.check_running().is_err() || !session.set_hidden(true) {
+            return false;
+        }
+        let (manager, session) = (self.clone(), session.clone());
+        self.world.pool.runtime().spawn(async move {
+            // An error is logged where it happens; there is nobody else to tell.
+            let _ = manager.close_hidden(&session, CloseReason::Conductor, &Caller::host()).await;
+        });
+        true
+    }
+
+    /// Asks a session's conductor.
+    ///
+    /// # Errors
+    /// [`Refused::NoSuchSession`]; [`Refused::Conductor`].
+    pub async fn request(&self, id: SessionId, method: String, params: Bytes, caller: Caller) -> Result<Vec<u8>, Refused> {
+        self.check_running()?;
+        let session = self.get(id).ok_or(Refused::NoSuchSession)?;
+        count(&self.world.counts.requests);
+        let timeout = session.kind().deadline;
+        Ok(session.ask(What::Request { method, params, caller }, timeout).await?)
+    }
+
+    /// Lets a client in that shows the pin. The caller has checked the name of the client.
+    ///
+    /// # Errors
+    /// [`Refused::Credentials`], the same for an unknown session and a wrong pin; [`Refused::Store`].
+    pub async fn join(self: &Arc<Self>, id: Option<SessionId>, pin: Option<Pin>, client_id: String) -> Result<Joined, Refused> {
+        self.check_running()?;
+        let session = id.and_then(|id| self.get(id));
+        // One comparison in each case, so that the time tells nothing; a pin of -1 digits matches none.
+        let shown = pin.unwrap_or(Pin::NONE);
+        let right = session.as_ref().map_or(Pin::NEVER, |session| session.record().pin);
+        let matches = right.matches(shown);
+        let session = session.filter(|_| matches).ok_or(Refused::Credentials)?;
+        let manager = self.clone();
+        to_its_end(async move { manager.join_session(&session, client_id).await }).await
+    }
+
+    async fn join_session(&self, session: &Session, client_id: String) -> Result<Joined, Refused> {
+        let now = self.world.clock.seconds();
+        let expires_at = now.saturating_add(self.world.grant_ttl.as_secs());
+        let id = session.id();
+        let change = Change::Join { id, client_id: client_id.as_str().into(), expires_at };
+        let record = self.world.store.apply(change).await.map_err(|error| match error {
+            // Closed meanwhile: like any other session that is not there.
+            StoreError::NoSuchSession(_) => Refused::Credentials,
+            other => Refused::Store(other),
+        })?;
+        record.into_iter().for_each(|record| session.update_record(record));
+        self.next_expiry.fetch_min(expires_at, Ordering::Relaxed);
+        count(&self.world.counts.joins);
+        tracing::info!(session = %id, client = client_id, "client joined");
+        Ok(Joined { session: id, client_id, expires_at, now })
+    }
+
+    /// Ends grants whose time is over. Looks at nothing while none can be.
+    ///
+    /// # Errors
+    /// Those of the store; what was not ended is tried again the next time.
+    pub async fn end_expired_grants(&self) -> Result<(), StoreError> {
+        let now = self.world.clock.seconds();
+        if self.next_expiry.load(Ordering::Relaxed) > now {
+            return Ok(());
+        }
+        // Set before the look, so that a join during it lowers it again.
+        self.next_expiry.store(u64::MAX, Ordering::Relaxed);
+        let mut failed = None;
+        for session in self.directory.all() {
+            let record = session.record();
+            let ends = record.clients.iter().filter_map(|client| match client {
+                StoredClient::Joined { expires_at, .. } => Some(*expires_at),
+                StoredClient::Foreign(_) => None,
+            });
+            let (over, later): (Vec<u64>, Vec<u64>) = ends.partition(|end| *end <= now);
+            if let Some(end) = later.into_iter().min() {
+                self.next_expiry.fetch_min(end, Ordering::Relaxed);
+            }
+            if over.is_empty() {
+                continue;
+            }
+            match self.world.store.apply(Change::Expire { id: session.id(), now }).await {
+                Ok(record) => {
+                    record.into_iter().for_each(|record| session.update_record(record));
+                    tracing::info!(session = %session.id(), clients = over.len(), "grants ended");
+                }
+                Err(StoreError::NoSuchSession(_)) => {}
+                Err(error) => {
+                    self.next_expiry.store(0, Ordering::Relaxed);
+                    failed = Some(error);
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Refuses everything new, and closes all live conductors: their sessions stay stored.
+    pub async fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        let live = self.directory.all().into_iter().filter(|session| matches!(session.conductor(), Conductor::Live(_)));
+        stream::iter(live)
+            .for_each_concurrent(None, |session| async move { self.close_conductor(&session, CloseReason::HostStopping).await })
+            .await;
+    }
+}
+
+impl Events for Manager {
+    fn message(&self, message: Message) {
+        let Some(session) = self.directory.get(message.session) else { return };
+        if !session.kind().wants(event::MESSAGE) {
+            return;
+        }
+        let deadline = tokio::time::Instant::now() + session.kind().deadline;
+        let event = Event { what: What::Message(message), deadline, time: self.world.clock.millis(), answer: None };
+        match session.post(event) {
+            Ok(()) => count(&self.world.counts.messages),
+            Err(Trouble::Overloaded) => {
+                count(&self.world.counts.dropped);
+                tracing::debug!(session = %session.id(), "a message was dropped: the conductor's mailbox is full");
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn connected(&self, session: SessionId, client_id: &str) {
+        tracing::debug!(%session, client_id, "connected");
+    }
+
+    fn disconnected(&self, session: SessionId, client_id: &str) {
+        tracing::debug!(%session, client_id, "disconnected");
+    }
+}
+
+/// Runs a change in a task of its own: dropping the returned future does not stop it.
+async fn to_its_end<T: Send + 'static>(change: impl Future<Output = Result<T, Refused>> + Send + 'static) -> Result<T, Refused> {
+    tokio::spawn(change).await.unwrap_or_else(|error| Err(Refused::Internal(error.to_string())))
+}

@@ -1,0 +1,451 @@
+//! One session: its record, its mailbox and its conductor.
+//!
+//! A session is its own task. While nothing happens it is this struct and nothing else: no tokio task, no channel, no
+//! timer. An event goes into its mailbox; if it was idle, it goes to the pool, which calls [`Session::run`] on a thread for
+//! plugin code. What always holds:
+//! - `State::Idle`: no event waits, no future is kept, and the session stands in no queue.
+//! - `State::Queued`: it stands in one queue, once. `Running`: one thread has it. `Notified`: the same, and its future was
+//!   woken meanwhile. `Waiting`: its future is kept and nobody has it.
+//! - The conductor is called and dropped by the thread that runs the session, or one of its tasks; never under the lock.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+use conductor_abi::{contract::HostObj, wire::CreateMeta};
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    SessionId,
+    event::{Event, What},
+    ids::random_hex,
+    task::Task,
+    world::World,
+};
+use crate::{
+    conductors::{
+        Trouble,
+        catalog::Type,
+        instance::Instance,
+        lane::Lane,
+        pool::{Job, Slot},
+        services::SessionHost,
+    },
+    store::StoredSession,
+};
+
+/// Events that may wait in one mailbox. A close always finds room.
+const MAILBOX: usize = 1024;
+/// Bytes of payload and parameters that may wait in one mailbox.
+const MAILBOX_BYTES: usize = 8 << 20;
+/// Events handled in one go before others get their turn.
+const BURST: usize = 32;
+
+type Handling = Pin<Box<dyn Future<Output = Result<Vec<u8>, Trouble>> + Send>>;
+
+/// A live session.
+pub struct Session {
+    id: SessionId,
+    kind: Arc<Type>,
+    world: Arc<World>,
+    slow: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    record: Arc<StoredSession>,
+    conductor: Conductor,
+    state: State,
+    /// Not to be found, joined or asked: being made, or being closed.
+    hidden: bool,
+    /// Whether the session holds anything beyond its record; freed when all of it is empty.
+    hot: Option<Box<Hot>>,
+}
+
+/// What a session has as a conductor.
+#[derive(Clone, Debug)]
+pub enum Conductor {
+    /// It is made at the first event.
+    NotMade,
+    /// It answers.
+    Live(Instance),
+    /// It panicked; why.
+    Faulted(Arc<str>),
+    /// It cannot be had; why.
+    Unavailable(Arc<str>),
+    /// It was closed.
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    Queued,
+    Running,
+    Notified,
+    Waiting,
+}
+
+#[derive(Default)]
+struct Hot {
+    queue: VecDeque<Event>,
+    bytes: usize,
+    current: Option<Current>,
+    tasks: HashMap<u64, Arc<Task>>,
+    last_task: u64,
+}
+
+/// The event that is being handled.
+struct Current {
+    handling: Handling,
+    deadline: Instant,
+    /// Made when the handler first waits.
+    timer: Option<Pin<Box<tokio::time::Sleep>>>,
+    answer: Option<oneshot::Sender<Result<Vec<u8>, Trouble>>>,
+    name: &'static str,
+    closes: bool,
+}
+
+impl Session {
+    pub(super) fn new(record: Arc<StoredSession>, kind: Arc<Type>, world: Arc<World>, hidden: bool) -> Arc<Self> {
+        let conductor = match &kind.plugin {
+            Ok(_) => Conductor::NotMade,
+            Err(reason) => Conductor::Unavailable(reason.clone()),
+        };
+        let inner = Inner { record, conductor, state: State::Idle, hidden, hot: None };
+        Arc::new(Self { id: inner.record.id, kind, world, slow: AtomicBool::new(false), inner: Mutex::new(inner) })
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Its type.
+    #[must_use]
+    pub fn kind(&self) -> &Arc<Type> {
+        &self.kind
+    }
+
+    pub(crate) fn world(&self) -> &Arc<World> {
+        &self.world
+    }
+
+    /// What is stored of it.
+    #[must_use]
+    pub fn record(&self) -> Arc<StoredSession> {
+        self.lock().record.clone()
+    }
+
+    /// What it has as a conductor.
+    #[must_use]
+    pub fn conductor(&self) -> Conductor {
+        self.lock().conductor.clone()
+    }
+
+    /// Takes over a record that the store has made durable; an older one than the present is ignored, since two changes of
+    /// one session may be answered in any order.
+    pub(super) fn update_record(&self, record: Arc<StoredSession>) {
+        let mut inner = self.lock();
+        if record.revision > inner.record.revision {
+            inner.record = record;
+        }
+    }
+
+    pub(super) fn is_hidden(&self) -> bool {
+        self.lock().hidden
+    }
+
+    /// Hides or shows it; false where it was so already.
+    pub(super) fn set_hidden(&self, hidden: bool) -> bool {
+        std::mem::replace(&mut self.lock().hidden, hidden) != hidden
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing that can panic runs under this lock.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the conductor an event and waits for its answer, until `timeout` has passed, the time in the mailbox included.
+    ///
+    /// # Errors
+    /// Why there is no answer, or the conductor's own error.
+    pub(super) async fn ask(self: &Arc<Self>, what: What, timeout: Duration) -> Result<Vec<u8>, Trouble> {
+        let (answer, answered) = oneshot::channel();
+        let deadline = Instant::now() + timeout;
+        self.post(Event { what, deadline, time: self.world.clock.millis(), answer: Some(answer) })?;
+        match tokio::time::timeout_at(deadline, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Trouble::Closed),
+            Err(_) => Err(Trouble::Deadline),
+        }
+    }
+
+    /// Puts an event into the mailbox. Any thread; never waits.
+    ///
+    /// # Errors
+    /// Where the conductor cannot take it, or the mailbox is full.
+    pub(super) fn post(self: &Arc<Self>, event: Event) -> Result<(), Trouble> {
+        let closes = event.what.closes();
+        if !closes && self.is_slow() && self.kind.lane.is_full() {
+            return Err(Trouble::Overloaded);
+        }
+        let mut inner = self.lock();
+        match &inner.conductor {
+            _ if closes => {}
+            Conductor::Faulted(reason) => return Err(Trouble::Faulted(reason.clone())),
+            Conductor::Unavailable(reason) => return Err(Trouble::Unavailable(reason.clone())),
+            Conductor::Gone => return Err(Trouble::Closed),
+            Conductor::NotMade | Conductor::Live(_) => {}
+        }
+        let hot = inner.hot.get_or_insert_default();
+        let bytes = event.what.bytes();
+        if !closes && (hot.queue.len() >= MAILBOX || hot.bytes + bytes > MAILBOX_BYTES) {
+            return Err(Trouble::Overloaded);
+        }
+        hot.bytes += bytes;
+        hot.queue.push_back(event);
+        if inner.state == State::Idle {
+            inner.state = State::Queued;
+            drop(inner);
+            self.world.pool.push(self.clone());
+        }
+        Ok(())
+    }
+
+    /// The event that goes on, or the next one; nothing makes the session idle.
+    fn next(self: &Arc<Self>) -> Option<Current> {
+        let mut inner = self.lock();
+        inner.state = State::Running;
+        let hot = inner.hot.get_or_insert_default();
+        if let Some(current) = hot.current.take() {
+            return Some(current);
+        }
+        let Some(event) = hot.queue.pop_front() else {
+            inner.state = State::Idle;
+            inner.cool();
+            return None;
+        };
+        hot.bytes -= event.what.bytes();
+        drop(inner);
+        let (name, closes) = (event.what.name(), event.what.closes());
+        let Event { what, deadline, time, answer } = event;
+        let handling: Handling = Box::pin(self.clone().handle(what, time, deadline));
+        Some(Current { handling, deadline, timer: None, answer, name, closes })
+    }
+
+    /// Handles one event; runs on a thread for plugin code.
+    async fn handle(self: Arc<Self>, what: What, time: u64, deadline: Instant) -> Result<Vec<u8>, Trouble> {
+        let conductor = self.conductor();
+        let instance = match conductor {
+            Conductor::Live(instance) => instance,
+            _ if what.closes() => return Ok(Vec::new()),
+            Conductor::NotMade => self.make(&what, time).await?,
+            Conductor::Faulted(reason) => return Err(Trouble::Faulted(reason)),
+            Conductor::Unavailable(reason) => return Err(Trouble::Unavailable(reason)),
+            Conductor::Gone => return Err(Trouble::Closed),
+        };
+        what.tell(&instance, &self.kind, self.id, time, deadline).await
+    }
+
+    async fn make(self: &Arc<Self>, what: &What, time: u64) -> Result<Instance, Trouble> {
+        let plugin = self.kind.plugin.as_ref().map_err(|reason| Trouble::Unavailable(reason.clone()))?;
+        let seed = random_hex::<32>().map_err(|e| Trouble::Internal(e.to_string()))?;
+        let meta = CreateMeta {
+            session: self.id.to_string(),
+            type_name: self.kind.name.to_string(),
+            config: plugin.config.clone(),
+            seed,
+            time,
+            restoring: false,
+            caller: what.caller(),
+        };
+        let made = Instance::make(plugin, HostObj::new(SessionHost::new(self)), &meta).await;
+        match made {
+            Ok(instance) => {
+                self.lock().conductor = Conductor::Live(instance.clone());
+                Ok(instance)
+            }
+            Err(Trouble::Unavailable(reason)) => {
+                tracing::error!(session = %self.id, r#type = %self.kind.name, %reason, "the conductor could not be made");
+                self.lock().conductor = Conductor::Unavailable(reason.clone());
+                Err(Trouble::Unavailable(reason))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// One poll of the current event. True when it is done.
+    fn poll(self: &Arc<Self>, current: &mut Current, waker: &Waker, slot: &Slot) -> bool {
+        let mut cx = Context::from_waker(waker);
+        let mut result = if current.timer.is_none() && current.deadline <= Instant::now() {
+            Poll::Ready(Err(Trouble::Deadline))
+        } else {
+            slot.plugin_code(|| current.handling.as_mut().poll(&mut cx))
+        };
+        if result.is_pending() {
+            let deadline = current.deadline;
+            let timer = current.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            if timer.as_mut().poll(&mut cx).is_ready() {
+                result = Poll::Ready(Err(Trouble::Deadline));
+            }
+        }
+        let Poll::Ready(result) = result else { return false };
+        if let Err(Trouble::Faulted(reason)) = &result {
+            self.fault(reason, slot);
+        }
+        match current.answer.take() {
+            // Who asked may have gone meanwhile; then nobody wants the answer.
+            Some(answer) => drop(answer.send(result)),
+            None => self.report(current.name, &result),
+        }
+        true
+    }
+
+    fn report(&self, event: &str, result: &Result<Vec<u8>, Trouble>) {
+        match result {
+            Ok(_) | Err(Trouble::Closed) => {}
+            Err(error) => tracing::warn!(session = %self.id, event, %error, "the conductor failed"),
+        }
+    }
+
+    /// The conductor panicked: no further event reaches it, and its tasks end. On a thread for plugin code.
+    pub(super) fn fault(&self, reason: &Arc<str>, slot: &Slot) {
+        if matches!(self.conductor(), Conductor::Faulted(_) | Conductor::Gone) {
+            return;
+        }
+        tracing::error!(session = %self.id, r#type = %self.kind.name, %reason, "the conductor is faulted");
+        self.end(Conductor::Faulted(reason.clone()), slot);
+    }
+
+    /// Takes the conductor and its tasks away. On a thread for plugin code.
+    fn end(&self, instead: Conductor, slot: &Slot) {
+        let (before, tasks) = {
+            let mut inner = self.lock();
+            let tasks = inner.hot.as_mut().map(|hot| std::mem::take(&mut hot.tasks)).unwrap_or_default();
+            (std::mem::replace(&mut inner.conductor, instead), tasks)
+        };
+        for task in tasks.into_values() {
+            task.cancel(&self.world.pool);
+        }
+        slot.plugin_code(|| drop(before));
+    }
+
+    /// Adds a task of the conductor.
+    ///
+    /// # Errors
+    /// [`Trouble::Closed`] after the end, [`Trouble::Overloaded`] beyond [`MAX_TASKS`](super::task::MAX_TASKS).
+    pub(crate) fn add_task(self: &Arc<Self>, make: impl FnOnce(u64) -> Arc<Task>) -> Result<(u64, Arc<Task>), Trouble> {
+        let mut inner = self.lock();
+        if matches!(inner.conductor, Conductor::Gone | Conductor::Faulted(_)) {
+            return Err(Trouble::Closed);
+        }
+        let hot = inner.hot.get_or_insert_default();
+        if hot.tasks.len() >= super::task::MAX_TASKS {
+            return Err(Trouble::Overloaded);
+        }
+        hot.last_task += 1;
+        let number = hot.last_task;
+        let task = make(number);
+        hot.tasks.insert(number, task.clone());
+        Ok((number, task))
+    }
+
+    pub(super) fn remove_task(&self, number: u64) {
+        let mut inner = self.lock();
+        let removed = inner.hot.as_mut().and_then(|hot| hot.tasks.remove(&number));
+        if inner.state == State::Idle {
+            inner.cool();
+        }
+        drop(inner);
+        drop(removed);
+    }
+}
+
+impl Inner {
+    /// Frees what an idle session does not need.
+    fn cool(&mut self) {
+        if self.hot.as_ref().is_some_and(|hot| hot.queue.is_empty() && hot.current.is_none() && hot.tasks.is_empty()) {
+            self.hot = None;
+        }
+    }
+}
+
+impl Job for Session {
+    fn run(self: Arc<Self>, slot: &Slot) {
+        let waker = Waker::from(self.clone());
+        for _ in 0..BURST {
+            let Some(mut current) = self.next() else { return };
+            if self.poll(&mut current, &waker, slot) {
+                let closes = current.closes;
+                slot.plugin_code(|| drop(current));
+                if closes {
+                    self.end(Conductor::Gone, slot);
+                }
+                if slot.is_leaving() {
+                    break;
+                }
+                continue;
+            }
+            let mut inner = self.lock();
+            inner.hot.get_or_insert_default().current = Some(current);
+            if inner.state == State::Running {
+                inner.state = State::Waiting;
+                return;
+            }
+            break;
+        }
+        self.lock().state = State::Queued;
+        let pool = self.world.pool.clone();
+        pool.push(self);
+    }
+
+    fn lane(&self) -> &Arc<Lane> {
+        &self.kind.lane
+    }
+
+    fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed) || self.kind.lane.is_type_slow()
+    }
+
+    fn mark_slow(&self) {
+        if !self.slow.swap(true, Ordering::Relaxed) {
+            self.kind.found_slow(self.id);
+        }
+    }
+}
+
+impl Wake for Session {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let mut inner = self.lock();
+        match inner.state {
+            State::Waiting => {
+                inner.state = State::Queued;
+                drop(inner);
+                self.world.pool.push(self.clone());
+            }
+            State::Running => inner.state = State::Notified,
+            State::Idle | State::Queued | State::Notified => {}
+        }
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("id", &self.id).field("type", &self.kind.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,126 @@
+//! The single file operations that a store's promise rests on, behind a trait: a test makes each of them fail, or stops
+//! between two of them.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    io,
+    path::{Path, PathBuf},
+};
+
+/// What a store needs of a file system. Called by the store's writer thread alone; every call may block.
+pub(super) trait Disk: Send + 'static {
+    /// A file open for writing; what is written to it may stay in memory until [`Disk::sync`].
+    type File: io::Write;
+
+    /// Makes a new file that only its owner may read. What has this name already, a leftover of a crash, is removed before.
+    fn create(&self, path: &Path) -> io::Result<Self::File>;
+
+    /// Returns once the content would survive a power cut.
+    fn sync(&self, file: &mut Self::File) -> io::Result<()>;
+
+    /// Puts `from` in the place of `to`: whoever opens `to` sees the one or the other, each whole.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Returns once the names in `folder` would survive a power cut.
+    fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+
+    /// Removes the file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+}
+
+/// The operating system's.
+#[derive(Debug)]
+pub(super) struct RealDisk;
+
+impl Disk for RealDisk {
+    type File = File;
+
+    fn create(&self, path: &Path) -> io::Result<File> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // `create_new` follows no symbolic link that was put there meanwhile.
+        private_file(OpenOptions::new().write(true).create_new(true)).open(path)
+    }
+
+    fn sync(&self, file: &mut File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        sync_folder(folder)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+}
+
+/// The folder that `path` is in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// `path` with `suffix` behind its name.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
+/// Makes `folder` and those above it where they are missing, for their owner alone, and durably so.
+pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = folder_of(folder);
+    create_folder(above)?;
+    match private_folder().create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !folder.is_dir() => Err(error),
+        _ => sync_folder(above),
+    }
+}
+
+#[cfg(unix)]
+pub(super) fn private_file(options: &mut OpenOptions) -> &mut OpenOptions {
+    use std::os::unix::fs::OpenOptionsExt;
+    options.mode(0o600)
+}
+
+#[cfg(unix)]
+fn private_folder() -> fs::DirBuilder {
+    use std::os::unix::fs::DirBuilderExt;
+    let mut builder = fs::DirBuilder::new();
+    builder.mode(0o700);
+    builder
+}
+
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+// Windows: files inherit the rights of their folder, and a folder cannot be synced by itself.
+#[cfg(not(unix))]
+pub(super) fn private_file(options: &mut OpenOptions) -> &mut OpenOptions {
+    options
+}
+
+#[cfg(not(unix))]
+fn private_folder() -> fs::DirBuilder {
+    fs::DirBuilder::new()
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,283 @@
+//! The file's format: the reference's `session_data.json`, with keys of our own behind the reference's.
+//!
+//! ```json
+//! {
+//!     "123456": {
+//!         "id": "123456",
+//!         "pin": "042",
+//!         "type": "default",
+//!         "clients": ["phone"],
+//!         "created_at": "2025-01-01T00:00:00.000Z",
+//!         "expires": {"phone": 1735776000}
+//!     }
+//! }
+//! ```
+//! Reading is strict where the meaning would be a guess, and its messages show no value: one may be a pin.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashSet,
+    fmt, io,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use serde::{
+    Serialize, Serializer,
+    de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor},
+    ser::{SerializeMap, SerializeSeq},
+};
+use serde_json::{Map, Number, Value};
+
+use super::super::{StoredClient, StoredSession, change::Sessions};
+use crate::sessions::{Pin, SessionId};
+
+/// The keys that mean something to this version, in the order they are written.
+const KEYS: [&str; 6] = ["id", "pin", "type", "clients", "created_at", "expires"];
+
+/// The last moment that RFC 3339 can say, in milliseconds since the Unix epoch.
+const LAST_TIME: u64 = 253_402_300_799_999;
+
+/// The sessions in `bytes`, or what is wrong and where.
+pub(super) fn parse(bytes: &[u8], granted_until: u64) -> Result<Sessions, String> {
+    match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{') => {}
+        None => return Err("it is empty, where a JSON object of sessions was expected (`{}` for none)".into()),
+        Some(_) => return Err("line 1: expected a JSON object of sessions, which begins with `{`".into()),
+    }
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let file = File { granted_until, types: HashSet::new() };
+    let sessions = json.deserialize_map(file).map_err(|error| error.to_string())?;
+    json.end().map_err(|error| format!("something follows the JSON object: {error}"))?;
+    Ok(sessions)
+}
+
+/// Reads the outermost object, one session at a time.
+struct File {
+    granted_until: u64,
+    /// One copy of each type's name for all its sessions.
+    types: HashSet<Arc<str>>,
+}
+
+impl<'de> Visitor<'de> for File {
+    type Value = Sessions;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object of sessions")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut object: A) -> Result<Sessions, A::Error> {
+        let mut sessions = Sessions::new();
+        while let Some(key) = object.next_key::<String>()? {
+            let id = SessionId::parse(&key)
+                .ok_or_else(|| de::Error::custom(format!("{key:?} is not a session id, which is 1 to 12 decimal digits")))?;
+            let wrong = |problem| de::Error::custom(format!("session {id}: {problem}"));
+            let Value::Object(fields) = object.next_value_seed(Strict)? else {
+                return Err(wrong("expected a JSON object".into()));
+            };
+            let session = self.session(id, fields).map_err(wrong)?;
+            if sessions.insert(id, Arc::new(session)).is_some() {
+                return Err(wrong("it is there twice".into()));
+            }
+        }
+        Ok(sessions)
+    }
+}
+
+impl File {
+    fn session(&mut self, id: SessionId, mut fields: Map<String, Value>) -> Result<StoredSession, String> {
+        // `shift_remove` keeps the order of what stays, which is written back.
+        let [stored_id, pin, type_name, clients, created_at, expires] = KEYS.map(|key| fields.shift_remove(key));
+        let text = |value: Option<Value>| match value {
+            Some(Value::String(text)) => Some(text),
+            _ => None,
+        };
+        let stored_id = text(stored_id).ok_or("its `id` is missing or not a string")?;
+        if SessionId::parse(&stored_id) != Some(id) {
+            return Err("its `id` is not the key it is stored under".into());
+        }
+        let pin = text(pin).and_then(|pin| Pin::parse(&pin)).ok_or("its `pin` is not a string of 1 to 12 decimal digits")?;
+        let type_name = text(type_name).filter(|name| !name.is_empty()).ok_or("its `type` is missing, empty or not a string")?;
+        let created_at = match created_at {
+            None => 0,
+            Some(value) => text(Some(value))
+                .and_then(|text| humantime::parse_rfc3339(&text).ok()?.duration_since(UNIX_EPOCH).ok())
+                .and_then(|time| u64::try_from(time.as_millis()).ok())
+                .ok_or("its `created_at` is not a time like \"2025-01-01T00:00:00Z\"")?,
+        };
+        let expires = match expires {
+            None => Map::new(),
+            Some(Value::Object(expires)) => expires,
+            Some(_) => return Err("its `expires` is not an object".into()),
+        };
+        let clients = match clients {
+            None => Vec::new(),
+            Some(Value::Array(values)) => self.clients(values, &expires)?,
+            Some(_) => return Err("its `clients` is not a list".into()),
+        };
+        let rest = (!fields.is_empty()).then(|| Box::new(fields));
+        Ok(StoredSession { id, pin, type_name: self.intern(&type_name), created_at, clients, revision: 0, rest })
+    }
+
+    fn clients(&self, values: Vec<Value>, expires: &Map<String, Value>) -> Result<Vec<StoredClient>, String> {
+        let mut seen = HashSet::new();
+        let mut clients = Vec::with_capacity(values.len());
+        for value in values {
+            let Value::String(name) = value else {
+                clients.push(StoredClient::Foreign(value));
+                continue;
+            };
+            if !seen.insert(name.clone()) {
+                continue;
+            }
+            let expires_at = match expires.get(&name) {
+                None => self.granted_until,
+                Some(value) => value.as_u64().ok_or("a value in its `expires` is not a whole number of seconds")?,
+            };
+            clients.push(StoredClient::Joined { client_id: name.into(), expires_at });
+        }
+        clients.shrink_to_fit();
+        Ok(clients)
+    }
+
+    fn intern(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.types.get(name) {
+            return Arc::clone(known);
+        }
+        let name: Arc<str> = name.into();
+        self.types.insert(Arc::clone(&name));
+        name
+    }
+}
+
+/// Any JSON value, but with each key once: of two, a reader can only guess which one was meant.
+struct Strict;
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Value, D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number is out of range"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = list.next_element_seed(Strict)? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some(key) = object.next_key::<String>()? {
+            let value = object.next_value_seed(Strict)?;
+            if fields.contains_key(&key) {
+                return Err(de::Error::custom(format!("the key {key:?} is twice in one object")));
+            }
+            fields.insert(key, value);
+        }
+        Ok(Value::Object(fields))
+    }
+}
+
+/// Writes all sessions in the order of their ids, so that the same sessions give the same bytes.
+pub(super) fn render(to: impl io::Write, sessions: &Sessions) -> io::Result<()> {
+    let pretty = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut json = serde_json::Serializer::with_formatter(to, pretty);
+    let mut object = json.serialize_map(Some(sessions.len()))?;
+    for session in sessions.values() {
+        SerializeMap::serialize_entry(&mut object, &format_args!("{}", session.id), &Fields(session))?;
+    }
+    Ok(SerializeMap::end(object)?)
+}
+
+struct Fields<'a>(&'a StoredSession);
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, json: S) -> Result<S::Ok, S::Error> {
+        let session = self.0;
+        let mut object = json.serialize_map(None)?;
+        object.serialize_entry("id", &format_args!("{}", session.id))?;
+        object.serialize_entry("pin", &session.pin.reveal())?;
+        object.serialize_entry("type", &*session.type_name)?;
+        object.serialize_entry("clients", &Clients(&session.clients))?;
+        if session.created_at != 0 {
+            let time = UNIX_EPOCH + Duration::from_millis(session.created_at.min(LAST_TIME));
+            object.serialize_entry("created_at", &format_args!("{}", humantime::format_rfc3339_millis(time)))?;
+        }
+        if session.clients.iter().any(|client| client.client_id().is_some()) {
+            object.serialize_entry("expires", &Expires(&session.clients))?;
+        }
+        for (key, value) in session.rest.iter().flat_map(|rest| rest.iter()) {
+            // A key written twice would make a file that does not load.
+            if !KEYS.contains(&key.as_str()) {
+                object.serialize_entry(key, value)?;
+            }
+        }
+        object.end()
+    }
+}
+
+struct Clients<'a>(&'a [StoredClient]);
+
+impl Serialize for Clients<'_> {
+    fn serialize<S: Serializer>(&self, json: S) -> Result<S::Ok, S::Error> {
+        let mut list = json.serialize_seq(Some(self.0.len()))?;
+        for client in self.0 {
+            match client {
+                StoredClient::Joined { client_id, .. } => list.serialize_element(client_id)?,
+                StoredClient::Foreign(value) => list.serialize_element(value)?,
+            }
+        }
+        list.end()
+    }
+}
+
+struct Expires<'a>(&'a [StoredClient]);
+
+impl Serialize for Expires<'_> {
+    fn serialize<S: Serializer>(&self, json: S) -> Result<S::Ok, S::Error> {
+        let mut object = json.serialize_map(None)?;
+        for client in self.0 {
+            if let StoredClient::Joined { client_id, expires_at } = client {
+                object.serialize_entry(client_id, expires_at)?;
+            }
+        }
+        object.end()
+    }
+}

@@ -1,0 +1,148 @@
+//! One host at a time: a lock of the operating system on a file, so that it is gone with its process however that ends.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::disk::{create_folder, private_file};
+
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process holds it.
+    #[error("another conductor-host uses this {what}: {}. Stop that one, or give this one its own {what}", path.display())]
+    Held {
+        /// `store` or `state folder`.
+        what: &'static str,
+        /// The store's file, or the folder.
+        path: PathBuf,
+    },
+    /// The lock file cannot be made or locked.
+    #[error("the {what} {} cannot be locked through {}: {source}", path.display(), lock_file.display())]
+    Io {
+        /// `store` or `state folder`.
+        what: &'static str,
+        /// The store's file, or the folder.
+        path: PathBuf,
+        /// The file that carries the lock.
+        lock_file: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+/// Says that the state folder belongs to this process, for as long as the value lives.
+#[derive(Debug)]
+pub struct StateLock(#[expect(dead_code, reason = "held for its lock, which ends when it is dropped")] FileLock);
+
+impl StateLock {
+    /// Takes the state folder, which is made (for its owner alone) where it is missing. The lock is on the file `lock` in it,
+    /// which stays there and means nothing by itself.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] where another process has it; [`LockError::Io`] where folder or file cannot be made.
+    pub fn acquire(dir: &Path) -> Result<Self, LockError> {
+        let lock_file = dir.join("lock");
+        let what = "state folder";
+        create_folder(dir).map_err(|source| LockError::Io { what, path: dir.into(), lock_file: lock_file.clone(), source })?;
+        FileLock::acquire(what, dir, lock_file).map(Self)
+    }
+}
+
+/// A locked file.
+#[derive(Debug)]
+pub(super) struct FileLock(File);
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // Closing alone would leave the lock to a process that was forked meanwhile; where this fails, closing still does its part.
+        let _ = self.0.unlock();
+    }
+}
+
+impl FileLock {
+    /// Locks `lock_file` in the name of `path`.
+    pub(super) fn acquire(what: &'static str, path: &Path, lock_file: PathBuf) -> Result<Self, LockError> {
+        // The file is never removed: a process that waits on a removed one and a process that makes a new one would both succeed.
+        let opened = private_file(OpenOptions::new().write(true).create(true).truncate(false)).open(&lock_file);
+        let path = path.to_owned();
+        let file = match opened {
+            Ok(file) => file,
+            Err(source) => return Err(LockError::Io { what, path, lock_file, source }),
+        };
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(LockError::Held { what, path }),
+            Err(TryLockError::Error(source)) => Err(LockError::Io { what, path, lock_file, source }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        env,
+        io::{BufRead, BufReader, Read},
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    const FOLDER: &str = "CONDUCTOR_HOST_TEST_LOCK";
+
+    #[test]
+    fn a_state_folder_is_made_and_taken_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("a/state");
+        let lock = StateLock::acquire(&state).unwrap();
+        let error = StateLock::acquire(&state).unwrap_err().to_string();
+        assert!(error.starts_with("another conductor-host uses this state folder: "), "{error}");
+        assert!(error.contains(&state.display().to_string()), "{error}");
+        drop(lock);
+        StateLock::acquire(&state).unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(state.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = StateLock::acquire(&file).unwrap_err();
+        assert!(matches!(error, LockError::Io { .. }) && error.to_string().contains("file"), "{error}");
+    }
+
+    /// Not a test by itself: the process that the next test starts and kills.
+    #[test]
+    fn holder() {
+        let Some(folder) = env::var_os(FOLDER) else { return };
+        let _lock = StateLock::acquire(Path::new(&folder)).unwrap();
+        println!("locked");
+        // Until the parent ends, at the latest.
+        std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn a_lock_is_gone_with_its_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut holder = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "store::lock::tests::holder", "--nocapture"])
+            .env(FOLDER, folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(holder.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("locked")));
+        assert!(matches!(StateLock::acquire(folder.path()), Err(LockError::Held { .. })));
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        StateLock::acquire(folder.path()).unwrap();
+    }
+}

@@ -1,0 +1,382 @@
+//! The real host as a process of its own.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    artefacts,
+    http::{self, Response},
+    until,
+};
+
+/// What a host is started with: settings by key, each value as TOML text.
+#[derive(Clone, Debug)]
+pub struct HostOptions {
+    settings: BTreeMap<(String, String), String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Default for HostOptions {
+    /// All ports chosen by the system, the store in the host's own folder, all types of the tests, logs at level trace.
+    fn default() -> Self {
+        let mut options = Self { settings: BTreeMap::new(), environment: Vec::new() };
+        for (key, value) in [
+            ("admin.listen", "127.0.0.1:0"),
+            ("iot.listen", "127.0.0.1:0"),
+            ("mqtt.listen", "127.0.0.1:0"),
+            ("mqtt.websocket_listen", "127.0.0.1:0"),
+            ("state.dir", "state"),
+            ("store.url", "json:state/sessions.json"),
+            ("log.level", "trace"),
+            ("log.format", "json"),
+        ] {
+            options = options.set(key, json!(value));
+        }
+        options.plugin("default", "conductor_default").plugin("active", "conductor_active")
+    }
+}
+
+impl HostOptions {
+    /// Sets one key, `section.name`. JSON's text, numbers, booleans and lists are TOML, too.
+    ///
+    /// # Panics
+    /// When the key has no section.
+    #[must_use]
+    pub fn set(mut self, key: &str, value: Value) -> Self {
+        let (section, name) = key.rsplit_once('.').expect("section.name");
+        self.settings.insert((section.to_owned(), name.to_owned()), value.to_string());
+        self
+    }
+
+    /// Adds a type whose conductor is in the library of this name.
+    #[must_use]
+    pub fn plugin(self, type_name: &str, library: &str) -> Self {
+        let file = artefacts::plugin(library);
+        self.set(&format!("types.{type_name}.plugin"), json!(file))
+    }
+
+    /// Sets a variable of the host's environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        let mut last = "";
+        for ((section, name), value) in &self.settings {
+            if section != last {
+                text += &format!("[{section}]\n");
+                last = section;
+            }
+            text += &format!("{name} = {value}\n");
+        }
+        text
+    }
+}
+
+/// A running host. Killed when it is dropped; when that happens while a test fails, its log is shown.
+#[derive(Debug)]
+pub struct Host {
+    /// The trusted port.
+    pub admin: SocketAddr,
+    /// The public port.
+    pub iot: SocketAddr,
+    /// MQTT over TCP, if it listens.
+    pub mqtt: Option<SocketAddr>,
+    /// MQTT over WebSocket on a port of its own, if it listens.
+    pub mqtt_websocket: Option<SocketAddr>,
+    options: HostOptions,
+    folder: TempDir,
+    child: Child,
+}
+
+/// A session as its creator knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Its id.
+    pub id: String,
+    /// Its pin.
+    pub pin: String,
+}
+
+impl Host {
+    /// Starts a host in a new folder and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    #[must_use]
+    pub fn start(options: HostOptions) -> Self {
+        Self::start_in(tempfile::tempdir().expect("a temporary folder"), options)
+    }
+
+    /// Starts a host in a folder that may hold state already.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    #[must_use]
+    pub fn start_in(folder: TempDir, options: HostOptions) -> Self {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let child = spawn(folder.path(), &options);
+        let mut host = Self { admin: nowhere, iot: nowhere, mqtt: None, mqtt_websocket: None, options, folder, child };
+        host.wait_ready();
+        host
+    }
+
+    /// Starts again in the same folder with the same settings. What ran before must have ended.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    pub fn start_again(&mut self) {
+        self.child = spawn(self.folder.path(), &self.options);
+        self.wait_ready();
+    }
+
+    /// As [`Host::start_again`], with other settings.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    pub fn start_again_with(&mut self, options: HostOptions) {
+        self.options = options;
+        self.start_again();
+    }
+
+    fn wait_ready(&mut self) {
+        let file = self.folder.path().join("ready.json");
+        let ready: Value = until("the ready file", || {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                panic!("the host ended before it was ready: {status}");
+            }
+            // It is renamed into place, so where it is there it is whole.
+            fs::read(&file).ok().map(|text| serde_json::from_slice(&text).expect("the ready file is JSON"))
+        });
+        let address = |name: &str| -> Option<SocketAddr> {
+            let value = ready.get(name)?;
+            let value = value.as_str().or_else(|| value.get(0)?.as_str())?;
+            Some(value.parse().expect("an address"))
+        };
+        self.admin = address("admin").expect("the ready file names the admin port");
+        self.iot = address("iot").expect("the ready file names the IoT port");
+        (self.mqtt, self.mqtt_websocket) = (address("mqtt"), address("mqtt_websocket"));
+    }
+
+    /// Asks the host to end and waits for it.
+    ///
+    /// # Panics
+    /// When it does not end well.
+    pub fn stop(&mut self) {
+        self.signal_to_end();
+        let status = self.wait();
+        assert!(status.success(), "after SIGTERM the host ended with {status}");
+    }
+
+    /// Asks the host to end and does not wait.
+    ///
+    /// # Panics
+    /// When the signal cannot be sent.
+    pub fn signal_to_end(&self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a child can be signalled");
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub fn wait(&mut self) -> ExitStatus {
+        until("the host's end", || self.child.try_wait().expect("a child can be waited for"))
+    }
+
+    /// Ends it as a power cut would.
+    ///
+    /// # Panics
+    /// When it cannot be killed.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a child can be killed");
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    /// Where its settings, state and log are.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// All that it has said so far, in this and earlier runs in this folder.
+    ///
+    /// # Panics
+    /// When the log cannot be read.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(log_file(self.folder())).expect("the log can be read")
+    }
+
+    /// The file of the `json:` store.
+    #[must_use]
+    pub fn store_file(&self) -> PathBuf {
+        self.folder().join("state/sessions.json")
+    }
+
+    /// GET on the admin port.
+    pub fn admin(&self, target: &str) -> Response {
+        http::get(self.admin, target)
+    }
+
+    /// Creates a session of a type by `/api`.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn create(&self, type_name: &str) -> Session {
+        let answer = self.admin(&format!("/api/createSession?type={type_name}"));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let answer = answer.json();
+        let text = |key: &str| answer[key].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+        Session { id: text("id"), pin: text("pin") }
+    }
+
+    /// Closes a session by `/api`: the answer as JSON.
+    pub fn close(&self, session: &Session) -> Value {
+        self.admin(&format!("/api/closeSession?id={}", session.id)).json()
+    }
+
+    /// Joins by `/api`: the token.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn join(&self, session: &Session, client: &str) -> String {
+        let body = json!({"id": session.id, "pin": session.pin, "client": client});
+        let answer = self.join_raw(&body.to_string());
+        let token = answer.json()["token"].as_str().map(str::to_owned).unwrap_or_else(|| panic!("{answer:?}"));
+        assert_eq!(token.split('.').count(), 3, "no token: {answer:?}");
+        token
+    }
+
+    /// Joins with any body.
+    pub fn join_raw(&self, body: &str) -> Response {
+        http::post(self.iot, "/api/joinSession", body)
+    }
+
+    /// Asks the session's conductor by `/api`: the answer as JSON. `more` is further query text, `&params=…`.
+    pub fn ask(&self, session: &Session, method: &str, more: &str) -> Value {
+        self.admin(&format!("/api/conductorRequest?id={}&method={method}{more}", session.id)).json()
+    }
+
+    /// Asks the session's conductor by `/v1`.
+    pub fn request(&self, session: &Session, method: &str, params: Value) -> Response {
+        let body = json!({"method": method, "params": params});
+        http::post(self.admin, &format!("/v1/sessions/{}/requests", session.id), &body.to_string())
+    }
+
+    /// The session as `/v1` shows it to the administrator.
+    pub fn show(&self, session: &Session) -> Response {
+        self.admin(&format!("/v1/sessions/{}", session.id))
+    }
+
+    /// The clients of a session, by `/v1`.
+    ///
+    /// # Panics
+    /// When the session is not there.
+    #[must_use]
+    pub fn clients(&self, session: &Session) -> Vec<String> {
+        let shown = self.show(session).json();
+        let clients = shown["clients"].as_array().unwrap_or_else(|| panic!("{shown}"));
+        clients.iter().map(|client| client["client_id"].as_str().expect("a name").to_owned()).collect()
+    }
+
+    /// A connection to the admin port that sends nothing.
+    ///
+    /// # Panics
+    /// When it is refused.
+    #[must_use]
+    pub fn connect_admin(&self) -> TcpStream {
+        TcpStream::connect(self.admin).expect("the admin port accepts")
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Ended already: then there is nothing to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = fs::read_to_string(log_file(self.folder.path())).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("--- the host's log, its last lines ---\n{}", lines[lines.len().saturating_sub(200)..].join("\n"));
+        }
+    }
+}
+
+fn log_file(folder: &Path) -> PathBuf {
+    folder.join("host.log")
+}
+
+/// Writes the settings and starts the binary, its words going to the log file.
+fn spawn(folder: &Path, options: &HostOptions) -> Child {
+    let ready = folder.join("ready.json");
+    // Left by an earlier run.
+    let _ = fs::remove_file(&ready);
+    let settings = folder.join("host.toml");
+    fs::write(&settings, options.text()).expect("the settings can be written");
+    let log = File::options().create(true).append(true).open(log_file(folder)).expect("the log can be opened");
+    let mut command = command();
+    command.arg("serve").arg("--config").arg(&settings).arg("--ready-file").arg(&ready);
+    command.envs(options.environment.iter().cloned());
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
+    command.spawn().expect("the host can be started")
+}
+
+/// The binary, with none of this process's own settings for it.
+fn command() -> Command {
+    let mut command = Command::new(artefacts::binary());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CONDUCTOR_HOST")) {
+        command.env_remove(name);
+    }
+    command.env_remove("RUST_LOG");
+    command
+}
+
+/// How a run ended that was not meant to last.
+#[derive(Debug)]
+pub struct Ended {
+    /// The exit code; nothing where a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub stdout: String,
+    /// What it said on standard error.
+    pub stderr: String,
+}
+
+/// Runs the binary with these arguments in this folder to its end.
+///
+/// # Panics
+/// When it does not end.
+#[must_use]
+pub fn run(folder: &Path, arguments: &[&str]) -> Ended {
+    let (out, err) = (folder.join("run.out"), folder.join("run.err"));
+    let open = |path: &Path| File::create(path).expect("an output file");
+    let mut command = command();
+    command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(open(&out)).stderr(open(&err));
+    let mut child = command.spawn().expect("the host can be started");
+    let status = until("the end of a run that was to be refused", || child.try_wait().expect("a child can be waited for"));
+    let read = |path: &Path| String::from_utf8_lossy(&fs::read(path).expect("its output")).into_owned();
+    Ended { code: status.code(), stdout: read(&out), stderr: read(&err) }
+}
+
+/// Starts a host that must refuse to start: settings are written to the folder, and its end is awaited.
+///
+/// # Panics
+/// When it does not end.
+#[must_use]
+pub fn run_refused(folder: &Path, options: &HostOptions) -> Ended {
+    fs::write(folder.join("refused.toml"), options.text()).expect("the settings can be written");
+    run(folder, &["serve", "--config", "refused.toml", "--ready-file", "refused-ready.json"])
+}

@@ -1,0 +1,153 @@
+//! HTTP by hand: tests send what no library would, and see each byte of the answer.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+};
+
+use serde_json::Value;
+
+use crate::PATIENCE;
+
+/// An answer, read to its end.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// The version in the status line, `HTTP/1.1`.
+    pub version: String,
+    /// The status code.
+    pub status: u16,
+    /// In the order of arrival; names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The body, chunks put together.
+    pub body: String,
+}
+
+impl Response {
+    /// The header's value, if there is exactly one of that name.
+    ///
+    /// # Panics
+    /// When there are several.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_str());
+        let value = values.next();
+        assert_eq!(values.next(), None, "{name} is there twice: {self:?}");
+        value
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Panics
+    /// When it is not.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("no JSON ({e}): {self:?}"))
+    }
+}
+
+/// One request with `Host`, `Connection: close` and, where there is a body, its length.
+///
+/// # Panics
+/// When no complete answer comes.
+pub fn request(to: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Response {
+    let mut text = format!("{method} {target} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        text += &format!("{name}: {value}\r\n");
+    }
+    if !body.is_empty() || method == "POST" {
+        text += &format!("Content-Length: {}\r\n", body.len());
+    }
+    raw(to, format!("{text}\r\n{body}").as_bytes())
+}
+
+/// A GET without anything special.
+///
+/// # Panics
+/// As [`request`].
+pub fn get(to: SocketAddr, target: &str) -> Response {
+    request(to, "GET", target, &[], "")
+}
+
+/// A POST of a JSON text.
+///
+/// # Panics
+/// As [`request`].
+pub fn post(to: SocketAddr, target: &str, body: &str) -> Response {
+    request(to, "POST", target, &[("Content-Type", "application/json")], body)
+}
+
+/// Sends these bytes and reads until the other side closes; so what is sent must end the connection.
+///
+/// # Panics
+/// When the connection fails or the answer is not HTTP.
+pub fn raw(to: SocketAddr, bytes: &[u8]) -> Response {
+    parse(&exchange(to, bytes).unwrap_or_else(|e| panic!("{}: {e}", String::from_utf8_lossy(bytes))))
+}
+
+/// As [`raw`], for a host that may be killed meanwhile.
+///
+/// # Errors
+/// When the connection fails or ends before the answer does.
+pub fn try_post(to: SocketAddr, target: &str, body: &str) -> std::io::Result<Response> {
+    let head = format!("POST {target} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    try_raw(to, head.as_bytes())
+}
+
+/// As [`try_post`], a GET.
+///
+/// # Errors
+/// As [`try_post`].
+pub fn try_get(to: SocketAddr, target: &str) -> std::io::Result<Response> {
+    try_raw(to, format!("GET {target} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n").as_bytes())
+}
+
+fn try_raw(to: SocketAddr, bytes: &[u8]) -> std::io::Result<Response> {
+    let answer = exchange(to, bytes)?;
+    if complete(&answer) { Ok(parse(&answer)) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
+}
+
+fn exchange(to: SocketAddr, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(bytes)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+/// Whether the body is as long as the head says.
+fn complete(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").and_then(|n| n.parse().ok()));
+    length.is_none_or(|length: usize| body.len() >= length)
+}
+
+fn parse(answer: &[u8]) -> Response {
+    let text = String::from_utf8_lossy(answer);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {text:?}"));
+    let mut lines = head.split("\r\n");
+    let mut status = lines.next().unwrap_or_default().splitn(3, ' ');
+    let version = status.next().unwrap_or_default().to_owned();
+    let status = status.next().and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no status: {text:?}"));
+    let headers: Vec<_> = lines
+        .map(|line| line.split_once(':').unwrap_or_else(|| panic!("no header: {line:?}")))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
+    let body = if chunked { unchunk(body) } else { body.to_owned() };
+    Response { version, status, headers, body }
+}
+
+fn unchunk(mut rest: &str) -> String {
+    let mut body = String::new();
+    while let Some((size, after)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap_or_else(|e| panic!("chunk of size {size:?}: {e}"));
+        if size == 0 {
+            break;
+        }
+        body += &after[..size];
+        rest = after[size..].trim_start_matches("\r\n");
+    }
+    body
+}

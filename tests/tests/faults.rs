@@ -1,0 +1,169 @@
+//! Plugins that go wrong: one session pays for it, visibly, and no other.
+#![cfg(unix)]
+
+use std::time::{Duration, Instant};
+
+use conductor_tests::{Credentials, Host, HostOptions, Mqtt, Response, Session, Version, Way, http, until};
+use serde_json::{Value, json};
+
+/// The type `faulty`, and one more for each place where it goes wrong by itself.
+const PLACES: [&str; 6] = ["create", "create_later", "refuse", "hang", "close", "drop"];
+
+fn host() -> Host {
+    let mut options = HostOptions::default().plugin("faulty", "conductor_test_faulty").plugin("echo", "conductor_test_echo");
+    for place in PLACES {
+        let name = format!("faulty_{place}");
+        options = options.plugin(&name, "conductor_test_faulty").set(&format!("types.{name}.conductor"), json!("faulty"));
+        options = options.set(&format!("types.{name}.config.at"), json!(place));
+    }
+    Host::start(options.set("sessions.deadline", json!("1s")))
+}
+
+fn problem(answer: &Response, status: u16) -> Value {
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
+    answer.json()
+}
+
+fn assert_fine(host: &Host, session: &Session) {
+    assert_eq!(host.ask(session, "fine", ""), "fine");
+}
+
+#[test]
+fn a_panic_in_a_handler_faults_its_session_and_no_other() {
+    let host = host();
+    let other = host.create("faulty");
+    for method in ["panic", "panic_later"] {
+        let session = host.create("faulty");
+        assert_fine(&host, &session);
+        let told = problem(&host.request(&session, method, Value::Null), 502);
+        assert!(told.to_string().contains("poll"), "the panic's words are told: {told}");
+        // From now on it says so.
+        problem(&host.request(&session, "fine", Value::Null), 502);
+        assert_fine(&host, &other);
+        // Joins go on, and it can be closed.
+        host.join(&session, "a");
+        assert_eq!(host.close(&session), "Success");
+    }
+    assert_eq!(host.admin("/readyz").status, 200);
+}
+
+#[test]
+fn a_panic_in_the_message_hook_faults_the_session_and_its_devices_talk_on() {
+    let host = host();
+    let session = host.create("faulty");
+    let token = host.join(&session, "a");
+    let mut a = Mqtt::connect(&host, Version::V5, Way::Tcp, &Credentials::new("a", &session.id, &token)).unwrap();
+    assert!(a.subscribe(&format!("/{}/#", session.id), 1));
+    for name in ["fail", "fine"] {
+        assert!(a.publish(&format!("/{}/{name}", session.id), "", 1, false));
+    }
+    assert_fine(&host, &session);
+    assert!(a.publish(&format!("/{}/panic", session.id), "", 1, false));
+    until("the fault", || (host.request(&session, "fine", Value::Null).status == 502).then_some(()));
+    assert!(a.publish(&format!("/{}/after", session.id), "", 1, false));
+    for name in ["fail", "fine", "panic", "after"] {
+        assert_eq!(a.heard().0, format!("/{}/{name}", session.id));
+    }
+}
+
+#[test]
+fn a_create_that_fails_makes_no_session() {
+    let host = host();
+    for (place, words) in [("create", "in create"), ("create_later", "in create, later"), ("refuse", "create said no")] {
+        let answer = http::post(host.admin, "/v1/sessions", &json!({"type": format!("faulty_{place}")}).to_string());
+        assert!(answer.status >= 500, "{place}: {answer:?}");
+        assert!(problem(&answer, answer.status).to_string().contains(words), "{answer:?}");
+        let legacy = host.admin(&format!("/api/createSession?type=faulty_{place}"));
+        assert_eq!(legacy.status, answer.status);
+    }
+    problem(&http::post(host.admin, "/v1/sessions", "{\"type\": \"faulty_hang\"}"), 504);
+    assert_eq!(host.admin("/v1/sessions").json()["items"], json!([]));
+    assert_fine(&host, &host.create("faulty"));
+}
+
+#[test]
+fn a_panic_in_close_or_in_a_drop_still_ends_the_session() {
+    let host = host();
+    for place in ["close", "drop"] {
+        let session = host.create(&format!("faulty_{place}"));
+        assert_fine(&host, &session);
+        assert_eq!(host.close(&session), "Success", "{place}");
+        assert_eq!(host.show(&session).status, 404);
+    }
+    let session = host.create("faulty");
+    problem(&host.request(&session, "panic_in_drop", Value::Null), 504);
+    // Whether or not that is a fault, it is answered, and the host goes on.
+    assert!(matches!(host.request(&session, "fine", Value::Null).status, 200 | 502));
+    assert_eq!(host.close(&session), "Success");
+    assert_fine(&host, &host.create("faulty"));
+}
+
+#[test]
+fn a_panic_in_a_task_is_told_in_the_log() {
+    let host = host();
+    let session = host.create("faulty");
+    assert_eq!(host.request(&session, "panic_in_task", Value::Null).status, 200);
+    until("the log to tell", || host.log().contains("in a task").then_some(()));
+    assert_fine(&host, &host.create("faulty"));
+}
+
+#[test]
+fn an_error_of_a_handler_is_told_and_the_session_goes_on() {
+    let host = host();
+    let session = host.create("faulty");
+    let answer = host.request(&session, "fail", Value::Null);
+    assert!(answer.status >= 400, "{answer:?}");
+    assert!(problem(&answer, answer.status).to_string().contains("the handler said no"), "{answer:?}");
+    assert_fine(&host, &session);
+}
+
+#[test]
+fn a_handler_that_takes_too_long_is_504_and_its_session_is_free_again() {
+    let host = host();
+    let session = host.create("faulty");
+    let started = Instant::now();
+    problem(&host.request(&session, "hang", Value::Null), 504);
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_fine(&host, &session);
+}
+
+#[test]
+fn while_conductors_block_their_threads_the_others_are_asked() {
+    let host = host();
+    let (blocked, other) = (std::array::from_fn::<_, 16, _>(|_| host.create("faulty")), host.create("default"));
+    let slowest = std::thread::scope(|scope| {
+        let blockers: Vec<_> =
+            blocked.iter().map(|session| scope.spawn(|| host.request(session, "block", json!({"millis": 3000})).status)).collect();
+        let mut slowest = Duration::ZERO;
+        for _ in 0..200 {
+            let started = Instant::now();
+            assert_eq!(host.ask(&other, "state", ""), "State");
+            slowest = slowest.max(started.elapsed());
+        }
+        // The deadline is 1 s: their callers are told, whatever the threads do.
+        for blocker in blockers {
+            let status = blocker.join().unwrap();
+            assert!(matches!(status, 503 | 504), "{status}");
+        }
+        slowest
+    });
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    // Once they let go, they answer again.
+    for session in &blocked {
+        until("a session that blocked", || (host.ask(session, "fine", "") == "fine").then_some(()));
+    }
+}
+
+#[test]
+fn one_session_is_asked_one_thing_at_a_time() {
+    let host = host();
+    let session = host.create("echo");
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..8).map(|_| scope.spawn(|| host.ask(&session, "count", "").as_u64().unwrap())).collect();
+        asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+    });
+    let mut sorted = answers.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, (1..=8).collect::<Vec<u64>>(), "{answers:?}");
+}
