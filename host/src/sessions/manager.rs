@@ -238,7 +238,7 @@ impl Manager {
             Ok(record) => {
                 record.into_iter().for_each(|record| session.update_record(record));
                 session.set_hidden(false);
-                tracing::info!(session = %id, r#type = %kind.name, ?caller, "session created");
+                tracing::info!(session = %id, r#type = %kind.name, %caller, "session created");
                 Ok(session)
             }
             Err(error) => {
@@ -312,7 +312,7 @@ impl Manager {
         self.close_conductor(session, reason).await;
         let ended = self.world.broker.close_session(id).await;
         self.directory.remove(id);
-        tracing::info!(session = %id, reason = reason.as_str(), ?caller, ?ended, "session closed");
+        tracing::info!(session = %id, reason = reason.as_str(), %caller, ?ended, "session closed");
         Ok(())
     }
 
@@ -345,19 +345,28 @@ impl Manager {
     ///
     /// # Errors
     /// [`Refused::Credentials`], the same for an unknown session and a wrong pin; [`Refused::Store`].
-    pub async fn join(self: &Arc<Self>, id: Option<SessionId>, pin: Option<Pin>, client_id: String) -> Result<Joined, Refused> {
+    pub async fn join(
+        self: &Arc<Self>,
+        id: Option<SessionId>,
+        pin: Option<Pin>,
+        client_id: String,
+        caller: Caller,
+    ) -> Result<Joined, Refused> {
         self.check_running()?;
         let session = id.and_then(|id| self.get(id));
         // One comparison in each case, so that the time tells nothing; a pin of -1 digits matches none.
         let shown = pin.unwrap_or(Pin::NONE);
         let right = session.as_ref().map_or(Pin::NEVER, |session| session.record().pin);
         let matches = right.matches(shown);
-        let session = session.filter(|_| matches).ok_or(Refused::Credentials)?;
+        let Some(session) = session.filter(|_| matches) else {
+            tracing::info!(session = id.map(tracing::field::display), %caller, "a join was refused");
+            return Err(Refused::Credentials);
+        };
         let manager = self.clone();
-        to_its_end(async move { manager.join_session(&session, client_id).await }).await
+        to_its_end(async move { manager.join_session(&session, client_id, &caller).await }).await
     }
 
-    async fn join_session(&self, session: &Session, client_id: String) -> Result<Joined, Refused> {
+    async fn join_session(&self, session: &Session, client_id: String, caller: &Caller) -> Result<Joined, Refused> {
         let now = self.world.clock.seconds();
         let expires_at = now.saturating_add(self.world.grant_ttl.as_secs());
         let id = session.id();
@@ -370,7 +379,7 @@ impl Manager {
         record.into_iter().for_each(|record| session.update_record(record));
         self.next_expiry.fetch_min(expires_at, Ordering::Relaxed);
         count(&self.world.counts.joins);
-        tracing::info!(session = %id, client = client_id, "client joined");
+        tracing::info!(session = %id, client = client_id, %caller, "client joined");
         Ok(Joined { session: id, client_id, expires_at, now })
     }
 
