@@ -1,1 +1,28 @@
-fn main() {}
+//! The program: reads the command line and the settings, starts the log, and runs the host.
+
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
+
+use conductor_host::{
+    app,
+    cli::{self, Next},
+    logging,
+};
+
+/// The product's version; the plugin interface's belongs beside it.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn main() -> ExitCode {
+    let next = cli::start(std::env::args_os(), std::env::vars_os(), VERSION, &mut io::stdout(), &mut io::stderr());
+    let (settings, warnings, ready_file) = match next {
+        Next::Serve { settings, warnings, ready_file } => (settings, warnings, ready_file),
+        Next::Exit(status) => return status.into(),
+    };
+    logging::start(&settings.log, io::stderr().is_terminal());
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    app::run(&settings, ready_file.as_deref()).into()
+}

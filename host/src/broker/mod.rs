@@ -7,6 +7,21 @@ use futures_util::future::BoxFuture;
 
 use crate::{sessions::SessionId, tokens::grant::Grant};
 
+mod census;
+mod connection;
+mod embedded;
+mod gate;
+mod limits;
+mod listen;
+mod none;
+mod room;
+mod stream;
+mod websocket;
+
+pub use embedded::EmbeddedBroker;
+pub use limits::Limits;
+pub use none::NoBroker;
+
 /// A message that a client of a session sent, as the conductor hears it.
 #[derive(Clone, Debug)]
 pub struct Message {
@@ -26,13 +41,14 @@ pub struct Message {
     pub will: bool,
 }
 
-/// What the broker tells. Called from the broker's own tasks: an implementation queues and returns, it never waits.
+/// What the broker tells. Called from the broker's own tasks: an implementation queues and returns, it never waits. It may call
+/// the broker.
 pub trait Events: Send + Sync + 'static {
     /// An accepted message of a client, wills included; not the host's own, not a refused one.
     fn message(&self, message: Message);
     /// A client's connection was accepted.
     fn connected(&self, session: SessionId, client_id: &str);
-    /// A client's connection ended (not said where the same client took over with a new one).
+    /// A client's last connection ended (not said where the same client took over with a new one). Follows its last will.
     fn disconnected(&self, session: SessionId, client_id: &str);
 }
 
@@ -93,9 +109,9 @@ pub enum Ended {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {
     /// Plain MQTT over TCP.
-    pub tcp: Option<SocketAddr>,
+    pub tcp: Vec<SocketAddr>,
     /// MQTT over WebSocket, path `/mqtt`, on a port of its own.
-    pub websocket: Option<SocketAddr>,
+    pub websocket: Vec<SocketAddr>,
 }
 
 /// Why a message did not go out.
@@ -117,7 +133,7 @@ pub enum BrokerError {
 
 /// The broker of this host.
 pub trait Broker: Send + Sync + fmt::Debug + 'static {
-    /// Sends to the session's subscribers; not heard as an event.
+    /// Sends to the session's subscribers; not heard as an event. Waits up to 2 s where a subscriber of QoS 1 or 2 is slow.
     fn publish<'a>(
         &'a self,
         session: SessionId,
@@ -126,7 +142,10 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
         qos: u8,
         retain: bool,
     ) -> BoxFuture<'a, Result<(), BrokerError>>;
-    /// Ends one client's connection and forgets its stored subscriptions and queue.
+    /// Replaces what one client may do, at once: its subscriptions that are no longer allowed end, stored ones too.
+    fn set_grant<'a>(&'a self, session: SessionId, client_id: &'a str, grant: Grant) -> BoxFuture<'a, ()>;
+    /// Ends one client's connection and forgets its stored subscriptions and queue. Its last will is not sent. Later connects of
+    /// that client are [`Admission`]'s to refuse; one admitted but not yet connected is refused.
     fn kick<'a>(&'a self, session: SessionId, client_id: &'a str) -> BoxFuture<'a, Ended>;
     /// Ends all connections of a session and drops all it held (retained messages, queues, wills). Later connects of that
     /// session are [`Admission`]'s to refuse; one admitted but not yet connected is refused.

@@ -1,0 +1,58 @@
+//! How much of everything one broker takes.
+
+use std::time::Duration;
+
+/// Limits of the embedded broker, each with a default.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at a time, in all.
+    pub connections: usize,
+    /// Connections at a time that have not sent their CONNECT yet.
+    pub opening: usize,
+    /// Connections at a time from one IPv4 address or one IPv6 /64.
+    pub per_source: usize,
+    /// How long a connection may take to send its CONNECT.
+    pub connect_time: Duration,
+    /// The longest CONNECT, in bytes: token and last will are in it.
+    pub connect_bytes: usize,
+    /// The longest packet after that, and the longest message of the host's, in bytes.
+    pub packet_bytes: usize,
+    /// Messages waiting for one slow connection, at QoS 0, and again at QoS 1 and 2. More at QoS 0 are dropped; more at QoS 1 and 2 slow
+    /// their sender down for up to 2 s and are then queued.
+    pub waiting_messages: usize,
+    /// Messages queued for one client that is away or slow; the oldest give way.
+    pub queued_messages: usize,
+    /// The same in bytes.
+    pub queued_bytes: usize,
+    /// Retained messages of one session.
+    pub retained_messages: usize,
+    /// The longest retained message, in bytes.
+    pub retained_bytes: usize,
+    /// Subscriptions of one client.
+    pub subscriptions: usize,
+    /// How long the MQTT session of a client that is away is kept.
+    pub session_expiry: Duration,
+    /// How often what has expired is forgotten.
+    pub housekeeping: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            opening: 2_048,
+            per_source: 1_024,
+            connect_time: Duration::from_secs(5),
+            connect_bytes: 16 * 1024,
+            packet_bytes: 256 * 1024,
+            waiting_messages: 2_048,
+            queued_messages: 1_000,
+            queued_bytes: 1 << 20,
+            retained_messages: 100,
+            retained_bytes: 64 * 1024,
+            subscriptions: 100,
+            session_expiry: Duration::from_secs(24 * 60 * 60),
+            housekeeping: Duration::from_secs(30),
+        }
+    }
+}

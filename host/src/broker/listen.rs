@@ -1,0 +1,109 @@
+//! Listeners: MQTT over TCP, and WebSocket on a port of its own.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::ConnectInfo,
+    http::{HeaderValue, StatusCode, header},
+};
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tower::ServiceExt;
+
+use super::{embedded::EmbeddedBroker, websocket};
+
+/// How long a WebSocket client may take to ask for its upgrade.
+const UPGRADE_TIME: Duration = Duration::from_secs(5);
+/// The pauses after a failed accept, from the first to the longest.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Binds all addresses, and tells the ports that were taken.
+pub(super) async fn bind(addresses: &[SocketAddr]) -> io::Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
+    let (mut listeners, mut bound) = (Vec::new(), Vec::new());
+    for address in addresses {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen for MQTT on {address}: {error}"));
+        let listener = TcpListener::bind(address).await.map_err(named)?;
+        bound.push(listener.local_addr().map_err(named)?);
+        listeners.push(listener);
+    }
+    Ok((listeners, bound))
+}
+
+/// Accepts until the broker stops. Where that fails for want of something (files, memory), it is said, and tried again.
+pub(super) async fn accept<F>(broker: Arc<EmbeddedBroker>, listener: TcpListener, serve: F)
+where
+    F: Fn(Arc<EmbeddedBroker>, TcpStream, SocketAddr),
+{
+    let mut pause = BACK_OFF.0;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = broker.stopped() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                if pause != BACK_OFF.0 {
+                    tracing::info!("MQTT connections are accepted again");
+                    broker.set_trouble(None);
+                    pause = BACK_OFF.0;
+                }
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%peer, %error, "TCP_NODELAY cannot be set");
+                }
+                serve(Arc::clone(&broker), stream, peer);
+            }
+            // The peer's affair, not ours.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
+            Err(error) => {
+                if pause == BACK_OFF.0 {
+                    tracing::error!(%error, "MQTT connections cannot be accepted");
+                    broker.set_trouble(Some(format!("connections cannot be accepted: {error}")));
+                }
+                pause = (pause * 2).min(BACK_OFF.1);
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+/// MQTT over TCP.
+pub(super) fn tcp(broker: Arc<EmbeddedBroker>, stream: TcpStream, peer: SocketAddr) {
+    match broker.census.enter(peer) {
+        Ok(place) => drop(tokio::spawn(broker.connection(stream, peer, place))),
+        Err(limit) => tracing::debug!(%peer, limit, "closed without an answer"),
+    }
+}
+
+/// HTTP/1.1 for one request, which must ask for the upgrade; [`websocket`] takes it from there. The connection has a place of its own
+/// until then, so that idle ones count.
+pub(super) fn websocket(broker: Arc<EmbeddedBroker>, stream: TcpStream, peer: SocketAddr, router: Router) {
+    let place = match broker.census.enter(peer) {
+        Ok(place) => place,
+        Err(limit) => return tracing::debug!(%peer, limit, "closed without an answer"),
+    };
+    let place = websocket::Reserved::new(place);
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(place.clone());
+        let router = router.clone();
+        async move {
+            let mut response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    drop(tokio::spawn(async move {
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(UPGRADE_TIME).max_headers(32);
+        let serving = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        match tokio::time::timeout(UPGRADE_TIME, serving).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "closed before its upgrade"),
+            Err(_) => tracing::debug!(%peer, "closed: no upgrade in time"),
+        }
+    }));
+}

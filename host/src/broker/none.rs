@@ -1,0 +1,47 @@
+//! `mqtt.broker = "none"`: requests and joins work, there are no messages.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
+
+use super::{Broker, BrokerError, Ended, Endpoints};
+use crate::{sessions::SessionId, tokens::grant::Grant};
+
+/// The broker of a host without one: nothing is connected, and publishing fails with [`BrokerError::None`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoBroker;
+
+impl Broker for NoBroker {
+    fn publish<'a>(&'a self, _: SessionId, _: &'a str, _: Bytes, _: u8, _: bool) -> BoxFuture<'a, Result<(), BrokerError>> {
+        async { Err(BrokerError::None) }.boxed()
+    }
+
+    fn set_grant<'a>(&'a self, _: SessionId, _: &'a str, _: Grant) -> BoxFuture<'a, ()> {
+        async {}.boxed()
+    }
+
+    fn kick<'a>(&'a self, _: SessionId, _: &'a str) -> BoxFuture<'a, Ended> {
+        async { Ended::Kicked(0) }.boxed()
+    }
+
+    fn close_session(&self, _: SessionId) -> BoxFuture<'_, Ended> {
+        async { Ended::Kicked(0) }.boxed()
+    }
+
+    fn connected(&self, _: SessionId) -> Option<Vec<Arc<str>>> {
+        Some(Vec::new())
+    }
+
+    fn endpoints(&self) -> Endpoints {
+        Endpoints::default()
+    }
+
+    fn trouble(&self) -> Option<Arc<str>> {
+        None
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+}

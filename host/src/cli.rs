@@ -1,0 +1,278 @@
+//! The command line: reads arguments and settings, answers what needs no host, and says what is to be run.
+
+use std::{
+    ffi::OsString,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{Flag, Mistakes, Settings, Warning, reference};
+
+/// The exit status for a wrong command line and for wrong settings.
+pub const WRONG_SETTINGS: u8 = 2;
+
+/// What there is to do next.
+#[derive(Debug)]
+pub enum Next {
+    /// Run the host.
+    Serve {
+        /// Checked.
+        settings: Box<Settings>,
+        /// To be logged.
+        warnings: Vec<Warning>,
+        /// Where to write the bound addresses.
+        ready_file: Option<PathBuf>,
+    },
+    /// All is done: end with this status.
+    Exit(u8),
+}
+
+/// Session server for groups of devices: sessions conducted by plugins, over MQTT.
+#[derive(Debug, Parser)]
+#[command(name = "conductor-host", arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the host in the foreground, until SIGTERM or Ctrl-C.
+    ///
+    /// Logs go to standard error. Wrong settings end it with status 2 before anything is opened.
+    Serve {
+        /// The settings file (TOML). Without it the defaults apply, with no session types.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Once every listener is bound, write the bound addresses to this file as JSON. It appears whole.
+        #[arg(long, value_name = "FILE")]
+        ready_file: Option<PathBuf>,
+        #[command(flatten)]
+        overrides: Overrides,
+    },
+    /// Checks or shows settings without starting anything.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Prints `FILE: ok` and warnings, or all mistakes, one a line (status 2).
+    Check {
+        /// The settings file (TOML).
+        file: PathBuf,
+        #[command(flatten)]
+        overrides: Overrides,
+    },
+    /// Prints the settings in force as TOML, each with where it was set. Plugins' own settings are printed as they are.
+    Show {
+        /// The settings file (TOML).
+        file: PathBuf,
+        #[command(flatten)]
+        overrides: Overrides,
+    },
+    /// Prints the reference of all settings (Markdown).
+    Reference,
+}
+
+/// Settings on the command line. They win over the environment (`CONDUCTOR_HOST__SECTION__KEY`) and the file.
+#[derive(Debug, Args)]
+struct Overrides {
+    /// Set any key, as in `--set iot.listen=127.0.0.1:0`. May be repeated.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+    /// Short for `--set log.level=LEVEL`: off, error, warn, info, debug, trace, or directives.
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+impl Overrides {
+    fn flags(&self) -> Vec<Flag> {
+        let level = self.log_level.iter().map(|level| Flag::new("--log-level", "log.level", level));
+        self.set.iter().map(|argument| Flag::set(argument)).chain(level).collect()
+    }
+}
+
+/// Reads the command line (`args` begins with the program's name) and the settings. What is asked for goes to `out`,
+/// what is wrong to `err`.
+pub fn start(
+    args: impl IntoIterator<Item = OsString>,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+    version: &'static str,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Next {
+    let command = Cli::command().version(version);
+    let cli = command.try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match cli {
+        Ok(cli) => cli,
+        Err(error) => {
+            let status = u8::try_from(error.exit_code()).unwrap_or(WRONG_SETTINGS);
+            let text = error.render().to_string();
+            return if error.use_stderr() { print(err, &text, status) } else { print(out, &text, status) };
+        }
+    };
+    match cli.command {
+        Command::Serve { config, ready_file, overrides } => match Settings::load(config.as_deref(), env, &overrides.flags()) {
+            Ok((settings, warnings)) => Next::Serve { settings: Box::new(settings), warnings, ready_file },
+            Err(mistakes) => refuse(err, &mistakes),
+        },
+        Command::Config(ConfigCommand::Check { file, overrides }) => match Settings::load(Some(&file), env, &overrides.flags()) {
+            Ok((_, warnings)) => check_passed(out, &file, &warnings),
+            Err(mistakes) => refuse(err, &mistakes),
+        },
+        Command::Config(ConfigCommand::Show { file, overrides }) => match Settings::load(Some(&file), env, &overrides.flags()) {
+            Ok((settings, _)) => print(out, &settings.show(), 0),
+            Err(mistakes) => refuse(err, &mistakes),
+        },
+        Command::Config(ConfigCommand::Reference) => print(out, &reference(), 0),
+    }
+}
+
+fn check_passed(out: &mut dyn Write, file: &Path, warnings: &[Warning]) -> Next {
+    let mut text = format!("{}: ok\n", file.display());
+    for warning in warnings {
+        text.push_str(&format!("warning: {warning}\n"));
+    }
+    print(out, &text, 0)
+}
+
+fn refuse(err: &mut dyn Write, mistakes: &Mistakes) -> Next {
+    print(err, &format!("{mistakes}\n"), WRONG_SETTINGS)
+}
+
+/// Ends with `status`; with 1 where the text could not be written and all else went well.
+fn print(to: &mut dyn Write, text: &str, status: u8) -> Next {
+    match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
+        Err(_) if status == 0 => Next::Exit(1),
+        _ => Next::Exit(status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs the command line on a settings file with this text; what came out, and what is next.
+    fn run(text: &str, env: &[(&str, &str)], args: &[&str]) -> (String, String, Next) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("settings.toml");
+        std::fs::write(&file, text).unwrap();
+        let fill = |arg: &&str| arg.replace("FILE", file.to_str().unwrap());
+        let args = std::iter::once("conductor-host".to_owned()).chain(args.iter().map(fill)).map(OsString::from);
+        let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let next = start(args, env, "7.8.9 (plugin ABI 1.2)", &mut out, &mut err);
+        let folder = format!("{}/", folder.path().display());
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(&folder, "");
+        (text(out), text(err), next)
+    }
+
+    const TYPE: &str = "[types.a]\nplugin = \"a\"\n";
+
+    #[test]
+    fn a_good_file_is_ok_and_its_warnings_are_printed() {
+        let (out, err, next) = run(TYPE, &[], &["config", "check", "FILE"]);
+        assert!(matches!(next, Next::Exit(0)));
+        assert_eq!((out.as_str(), err.as_str()), ("settings.toml: ok\n", ""));
+
+        let (out, _, next) = run("", &[], &["config", "check", "FILE"]);
+        assert!(matches!(next, Next::Exit(0)));
+        assert_eq!(out, "settings.toml: ok\nwarning: default: types: no type is configured, so no session can be created\n");
+    }
+
+    #[test]
+    fn wrong_settings_end_every_command_with_status_2() {
+        for args in [&["config", "check", "FILE"][..], &["config", "show", "FILE"], &["serve", "--config", "FILE"]] {
+            let (out, err, next) = run("[iot]\nlisten = 1\nlitsen = 2\n", &[], args);
+            assert!(matches!(next, Next::Exit(2)), "{args:?}");
+            assert_eq!(out, "");
+            assert_eq!(err.lines().count(), 2, "{err}");
+            assert!(err.starts_with("settings.toml:2: iot.listen: found 1, expected "), "{err}");
+        }
+    }
+
+    #[test]
+    fn flags_reach_the_settings() {
+        let args = ["serve", "--config", "FILE", "--ready-file", "r.json", "--set", "iot.listen=127.0.0.1:0", "--log-level", "debug"];
+        let (_, err, next) = run(TYPE, &[("CONDUCTOR_HOST__LOG__LEVEL", "warn")], &args);
+        let Next::Serve { settings, warnings, ready_file } = next else { panic!("{err}") };
+        assert_eq!(settings.iot.listen, ["127.0.0.1:0".parse().unwrap()]);
+        assert_eq!(settings.log.level, "debug");
+        assert_eq!(ready_file.unwrap(), Path::new("r.json"));
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn a_wrong_flag_is_named_as_it_was_written() {
+        let args = ["serve", "--config", "FILE", "--log-level", "loud", "--set", "iot.lisen=1", "--set", "nonsense"];
+        let (_, err, next) = run(TYPE, &[], &args);
+        assert!(matches!(next, Next::Exit(2)));
+        let lines: Vec<&str> = err.lines().collect();
+        assert_eq!(lines.len(), 3, "{err}");
+        assert_eq!(lines[0], "--set iot.lisen: iot.lisen: unknown key; did you mean iot.listen?");
+        assert_eq!(lines[1], "--set nonsense: expected SECTION.KEY=VALUE");
+        assert!(lines[2].starts_with("--log-level: log.level: found \"loud\", expected off, error, "), "{err}");
+    }
+
+    #[test]
+    fn show_prints_toml_that_loads_again_and_says_where_each_value_is_from() {
+        let text = "[types.\"x.y\"]\nplugin = \"p\"\nconfig = { a = [1, 2.5], b = { c = true } }\n";
+        let env = [("CONDUCTOR_HOST__SESSIONS__ID_DIGITS", "9"), ("RUST_LOG", "warn")];
+        let (out, err, next) = run(text, &env, &["config", "show", "FILE", "--set", "mqtt.listen=127.0.0.1:1,127.0.0.1:2"]);
+        assert!(matches!(next, Next::Exit(0)), "{err}");
+        for line in [
+            "dir = \"state\"  # default",
+            "url = \"json:state/sessions.json\"  # default",
+            "# public_url is not set",
+            "id_digits = 9  # environment variable CONDUCTOR_HOST__SESSIONS__ID_DIGITS",
+            "level = \"warn\"  # environment variable RUST_LOG",
+            "listen = \"127.0.0.1:1,127.0.0.1:2\"  # --set mqtt.listen",
+            "[types.\"x.y\"]",
+            "config = { a = [1, 2.5], b = { c = true } }  # settings.toml:3",
+        ] {
+            assert!(out.lines().any(|shown| shown == line), "{line}\n{out}");
+        }
+        let (again, err, _) = run(&out, &[], &["config", "show", "FILE"]);
+        let values = |text: &str| -> Vec<String> {
+            let value = |line: &str| line.split("  #").next().unwrap_or_default().to_owned();
+            text.lines().skip(1).map(value).collect()
+        };
+        assert_eq!(values(&again), values(&out), "{err}");
+    }
+
+    #[test]
+    fn help_and_version_end_well_and_a_wrong_command_line_does_not() {
+        let (out, _, next) = run("", &[], &["--version"]);
+        assert!(matches!(next, Next::Exit(0)));
+        assert_eq!(out, "conductor-host 7.8.9 (plugin ABI 1.2)\n");
+        let (out, _, next) = run("", &[], &["serve", "--help"]);
+        assert!(matches!(next, Next::Exit(0)));
+        assert!(out.contains("--ready-file <FILE>") && out.contains("--set <SECTION.KEY=VALUE>"), "{out}");
+        let (out, err, next) = run("", &[], &["serve", "--nonsense"]);
+        assert!(matches!(next, Next::Exit(2)));
+        assert!(out.is_empty() && err.contains("--nonsense"), "{err}");
+    }
+
+    #[test]
+    fn output_that_cannot_be_written_is_a_failure() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let args = ["conductor-host", "config", "reference"].map(OsString::from);
+        assert!(matches!(start(args, [], "1", &mut Full, &mut Vec::new()), Next::Exit(1)));
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

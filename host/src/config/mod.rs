@@ -1,0 +1,119 @@
+//! Settings: read from flags, environment and file, checked as a whole before anything is bound.
+//!
+//! * `table` describes every key once: its type, its default, its meaning. The parser, the check for unknown keys and
+//!   `docs/settings.md` all come from it.
+//! * `sources` turns a TOML text, an environment and flags into values that know where they were set.
+//! * `values` holds the types that a key can have; `reader` puts it together and checks what concerns several keys.
+//! * `mistakes` says what is wrong and where: all of it at once, one line each.
+//!
+//! Nothing here binds an address, and nothing is read but the settings file; the environment is an argument.
+
+mod mistakes;
+mod reader;
+mod reference;
+mod sources;
+mod table;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+pub use self::{
+    mistakes::{Mistake, Mistakes, Origin, Warning},
+    reference::reference,
+    sources::Flag,
+    table::{Admin, Iot, Log, Mqtt, Sessions, State, Store, Token, Type},
+    values::{BrokerKind, LogFormat, StoreUrl, TokenMode, UsernameRule},
+};
+
+/// What every environment variable that sets a key begins with.
+pub const ENVIRONMENT_PREFIX: &str = "CONDUCTOR_HOST__";
+
+/// The largest settings file that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// All settings, checked. Paths in it are absolute.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What relative paths were relative to: the settings file's folder, or without a file the working directory.
+    pub base_dir: PathBuf,
+    /// What the host keeps for itself.
+    pub state: State,
+    /// The trusted port.
+    pub admin: Admin,
+    /// The public port.
+    pub iot: Iot,
+    /// Ids, pins, deadlines.
+    pub sessions: Sessions,
+    /// Where sessions are kept.
+    pub store: Store,
+    /// The tokens of devices.
+    pub token: Token,
+    /// MQTT.
+    pub mqtt: Mqtt,
+    /// What the host says.
+    pub log: Log,
+    /// The session types by name, which is 1 to 64 of `[A-Za-z0-9_.-]`.
+    pub types: BTreeMap<String, Type>,
+    effective: Vec<reader::Effective>,
+}
+
+impl Settings {
+    /// Reads `file` (none: defaults apply), the variables of `env` that begin with [`ENVIRONMENT_PREFIX`], and `flags`;
+    /// later ones win.
+    ///
+    /// # Errors
+    /// Every mistake found in any of them, a value that a stronger source overrides included.
+    pub fn load(
+        file: Option<&Path>,
+        env: impl IntoIterator<Item = (OsString, OsString)>,
+        flags: &[Flag],
+    ) -> Result<(Self, Vec<Warning>), Mistakes> {
+        let fail = |text: String| Mistakes::single(Origin::file(file.unwrap_or(Path::new("."))), text);
+        let absolute = std::path::absolute(file.unwrap_or(Path::new("settings.toml")))
+            .map_err(|e| fail(format!("the settings file's folder cannot be told: {e}")))?;
+        let base_dir = absolute.parent().unwrap_or(&absolute).to_path_buf();
+        let text = file.map(|path| read_file(path).map_err(fail)).transpose()?;
+        Self::parse(text.as_deref().map(|text| (file.unwrap_or(&absolute), text)), &base_dir, env, flags)
+    }
+
+    /// As [`Settings::load`], with the file's name (for messages) and text given: reads nothing at all.
+    ///
+    /// # Errors
+    /// Every mistake found.
+    pub fn parse(
+        file: Option<(&Path, &str)>,
+        base_dir: &Path,
+        env: impl IntoIterator<Item = (OsString, OsString)>,
+        flags: &[Flag],
+    ) -> Result<(Self, Vec<Warning>), Mistakes> {
+        reader::read(sources::collect(file, env, flags), base_dir)
+    }
+
+    /// The settings in force as TOML text, each with where it was set.
+    #[must_use]
+    pub fn show(&self) -> String {
+        reference::show(&self.base_dir, &self.effective)
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|e| format!("the settings file cannot be read: {e}"))?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| format!("the settings file cannot be read: {e}"))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!("the settings file is larger than {MAX_FILE} bytes"));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        format!("the settings file is not UTF-8 (line {line})")
+    })
+}

@@ -1,0 +1,215 @@
+//! Puts the settings together: reads each key's values, weakest source first, then checks what concerns several keys.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use super::{
+    BrokerKind, Mistakes, Settings, StoreUrl,
+    mistakes::{Mistake, Origin, Warning, clean},
+    sources::{Collected, Given, Raw, type_path},
+    table::{Admin, Fallback, Iot, Log, Mqtt, Sessions, State, Store, Token, Type},
+    values::{Fault, Kind, Parser},
+};
+
+/// A key with the value in force.
+#[derive(Clone, Debug)]
+pub(super) struct Effective {
+    pub(super) path: String,
+    /// Nothing where it is not set and has no default.
+    pub(super) value: Option<Value>,
+    pub(super) origin: Origin,
+}
+
+/// Gives out typed values and notes mistakes.
+pub(super) struct Reader {
+    given: HashMap<String, Vec<Given>>,
+    mistakes: Vec<Mistake>,
+    effective: Vec<Effective>,
+    /// Where the section that is being read was begun: the place to name for a key that is missing.
+    section: Origin,
+    /// Added where a key is missing.
+    hint: String,
+    /// What the file sets is unknown, so that nothing can be told to be missing.
+    file_unread: bool,
+}
+
+impl Reader {
+    /// The value of `at.name`. What is wrong is noted, and a placeholder returned. Every value is looked at, those that a
+    /// stronger source overrides included: settings are right or wrong whatever else is set.
+    pub(super) fn get<T: Default>(&mut self, at: &str, name: &str, parser: &Parser<T>, fallback: Fallback) -> T {
+        let path = format!("{at}.{name}");
+        let before = self.effective.len();
+        let mut result = None;
+        for given in self.given.remove(&path).unwrap_or_default() {
+            let value = match given.raw {
+                Raw::Value(value) => value,
+                Raw::Text(text) => parser.kind.read_text(&text),
+            };
+            self.effective.truncate(before);
+            result = Some(self.parse(&path, value, given.origin, parser));
+        }
+        match result {
+            Some(parsed) => parsed.unwrap_or_default(),
+            None => self.fall_back(path, parser, fallback),
+        }
+    }
+
+    fn fall_back<T: Default>(&mut self, path: String, parser: &Parser<T>, fallback: Fallback) -> T {
+        match fallback {
+            Fallback::Text(template) => {
+                let Some(text) = self.fill_in(template) else { return T::default() };
+                let value = parser.kind.read_text(&text);
+                self.parse(&path, value, Origin::Default, parser).unwrap_or_default()
+            }
+            Fallback::Unset => {
+                self.effective.push(Effective { path, value: None, origin: Origin::Default });
+                T::default()
+            }
+            Fallback::Required => {
+                if !self.file_unread {
+                    let problem = format!("missing, expected {}{}", parser.expected, self.hint);
+                    self.mistakes.push(Mistake::new(&self.section, &path, problem));
+                }
+                T::default()
+            }
+        }
+    }
+
+    /// A default's text with `{section.key}` replaced; nothing where that key's own value is wrong, which is said there.
+    fn fill_in(&self, template: &str) -> Option<String> {
+        let Some((before, (path, after))) = template.split_once('{').and_then(|(b, rest)| Some((b, rest.split_once('}')?))) else {
+            return Some(template.to_owned());
+        };
+        let known = self.effective.iter().find(|known| known.path == path)?;
+        Some(format!("{before}{}{after}", known.value.as_ref()?.as_str()?))
+    }
+
+    fn parse<T>(&mut self, path: &str, value: Value, origin: Origin, parser: &Parser<T>) -> Option<T> {
+        let found = |text: &str| format!("found {}", clean(text));
+        let problem = match (parser.parse)(&value) {
+            Ok(parsed) => {
+                self.effective.push(Effective { path: path.to_owned(), value: Some(value), origin });
+                return Some(parsed);
+            }
+            Err(Fault::Unexpected) => format!("{}, expected {}", found(&shown(&value, parser.kind)), parser.expected),
+            Err(Fault::Element(element)) => format!("{}, expected {}", found(&element), parser.expected),
+            Err(Fault::Because(reason)) => format!("{}: {reason}", found(&shown(&value, parser.kind))),
+        };
+        self.mistakes.push(Mistake::new(&origin, path, problem));
+        None
+    }
+
+    fn origin(&self, path: &str) -> Origin {
+        self.effective.iter().find(|known| known.path == path).map_or(Origin::Default, |known| known.origin.clone())
+    }
+}
+
+/// A wrong value for a message. What a plugin gets may hold secrets, so only its kind is told.
+fn shown(value: &Value, kind: Kind) -> String {
+    match value {
+        _ if kind != Kind::Table => value.to_string(),
+        Value::String(_) => "a text that is no such object".into(),
+        Value::Array(_) => "a list".into(),
+        other => other.to_string(),
+    }
+}
+
+pub(super) fn read(collected: Collected, base_dir: &Path) -> Result<(Settings, Vec<Warning>), Mistakes> {
+    let Collected { given, types: names, mistakes, mut warnings, file_unread } = collected;
+    let mut reader = Reader { given, mistakes, effective: Vec::new(), section: Origin::Default, hint: String::new(), file_unread };
+    let mut settings = Settings {
+        base_dir: base_dir.to_path_buf(),
+        state: State::read(&mut reader, "state"),
+        admin: Admin::read(&mut reader, "admin"),
+        iot: Iot::read(&mut reader, "iot"),
+        sessions: Sessions::read(&mut reader, "sessions"),
+        store: Store::read(&mut reader, "store"),
+        token: Token::read(&mut reader, "token"),
+        mqtt: Mqtt::read(&mut reader, "mqtt"),
+        log: Log::read(&mut reader, "log"),
+        types: BTreeMap::new(),
+        effective: Vec::new(),
+    };
+    for (name, origin) in &names {
+        reader.section = origin.clone();
+        let twin = names.keys().find(|other| *other != name && other.eq_ignore_ascii_case(name));
+        let read = read_type(&mut reader, name, twin);
+        settings.types.insert(name.clone(), read);
+    }
+    check_listeners(&mut reader, &settings);
+    if let Some(mistakes) = Mistakes::of(std::mem::take(&mut reader.mistakes)) {
+        return Err(mistakes);
+    }
+    resolve_paths(&mut settings);
+    warn(&reader, &settings, &mut warnings);
+    settings.effective = reader.effective;
+    Ok((settings, warnings))
+}
+
+/// Reads a type; `twin` is another one whose name differs in upper and lower case only.
+fn read_type(reader: &mut Reader, name: &str, twin: Option<&String>) -> Type {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    let at = type_path(name);
+    if !(1..=64).contains(&name.len()) || !name.bytes().all(plain) {
+        let problem = "not the name of a type, expected 1 to 64 of A-Z a-z 0-9 _ . -";
+        reader.mistakes.push(Mistake::new(&reader.section, &at, problem));
+    }
+    reader.hint = twin.map(|twin| format!("; did you mean {}?", type_path(twin))).unwrap_or_default();
+    Type::read(reader, &at)
+}
+
+/// Two listeners on one address: the second one could never be bound.
+fn check_listeners(reader: &mut Reader, settings: &Settings) {
+    let mut keys: Vec<(&str, &[SocketAddr])> = vec![("admin.listen", &settings.admin.listen), ("iot.listen", &settings.iot.listen)];
+    if settings.mqtt.broker == BrokerKind::Embedded {
+        keys.push(("mqtt.listen", &settings.mqtt.listen));
+        keys.push(("mqtt.websocket_listen", &settings.mqtt.websocket_listen));
+    }
+    let listeners: Vec<(&str, SocketAddr)> =
+        keys.into_iter().flat_map(|(key, list)| list.iter().map(move |address| (key, *address))).collect();
+    for (index, (key, address)) in listeners.iter().enumerate() {
+        let Some((other_key, other)) = listeners[..index].iter().find(|(_, other)| collide(*address, *other)) else { continue };
+        // The one that was set is the one to change; of two that were set, the later.
+        let (here, there) = match (reader.origin(key), reader.origin(other_key)) {
+            (Origin::Default, origin) if origin != Origin::Default => ((other_key, other, origin), (key, address, Origin::Default)),
+            (origin, other_origin) => ((key, address, origin), (other_key, other, other_origin)),
+        };
+        let problem = format!("found {}, where {} listens already ({}: {})", here.1, there.0, there.2, there.1);
+        reader.mistakes.push(Mistake::new(&here.2, here.0, problem));
+    }
+}
+
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let wildcard = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || wildcard && a.is_ipv4() == b.is_ipv4())
+}
+
+fn resolve_paths(settings: &mut Settings) {
+    let base = settings.base_dir.clone();
+    let resolve = |path: &mut PathBuf| *path = base.join(&*path);
+    resolve(&mut settings.state.dir);
+    resolve(&mut settings.token.key);
+    if let StoreUrl::Json(path) = &mut settings.store.url {
+        resolve(path);
+    }
+    settings.types.values_mut().for_each(|read| resolve(&mut read.plugin));
+}
+
+fn warn(reader: &Reader, settings: &Settings, warnings: &mut Vec<Warning>) {
+    let mut warning = |key: &str, text: String| {
+        warnings.push(Warning { origin: reader.origin(key), key: key.to_owned(), text });
+    };
+    let public = settings.iot.listen.iter().find(|address| !address.ip().to_canonical().is_loopback());
+    if let Some(address) = public.filter(|_| settings.sessions.pin_digits < 4) {
+        let digits = settings.sessions.pin_digits;
+        warning("sessions.pin_digits", format!("pins of {digits} digits are guessed soon on a public port (iot.listen is {address})"));
+    }
+    if settings.types.is_empty() {
+        warning("types", "no type is configured, so no session can be created".to_owned());
+    }
+}

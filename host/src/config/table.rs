@@ -1,0 +1,243 @@
+//! The table of all keys. A field's documentation is the reference's text for its key.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde_json::{Map, Value};
+
+use super::{
+    reader::Reader,
+    values::{
+        BOOL, BROKER, BrokerKind, CONDUCTOR_NAME, CONFIG, DEADLINE, HTTP_URL, ID_DIGITS, ISSUER, Kind, LIFETIME, LISTEN, LISTEN_LOOPBACK,
+        LISTEN_OR_OFF, LOG_FORMAT, LOG_LEVEL, LogFormat, MQTT_URL, PATH, PIN_DIGITS, STORE_URL, StoreUrl, TOKEN_MODE, TokenMode, USERNAME,
+        UsernameRule,
+    },
+};
+
+/// What stands in a section's path for the name of a type.
+pub(super) const TYPES: &str = "types.NAME";
+
+/// A section with its keys.
+pub(super) struct Section {
+    pub(super) path: &'static str,
+    pub(super) doc: &'static [&'static str],
+    pub(super) keys: &'static [Key],
+}
+
+/// A key: all that can be told without reading a value.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) doc: &'static [&'static str],
+    pub(super) expected: &'static str,
+    pub(super) kind: Kind,
+    pub(super) default: Fallback,
+}
+
+/// What holds where a key is not set.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fallback {
+    /// This text, read as one from a flag. `{section.key}` in it stands for the value of a key read earlier.
+    Text(&'static str),
+    /// Nothing: the key may stay unset.
+    Unset,
+    /// It must be set.
+    Required,
+}
+use Fallback::{Required, Text, Unset};
+
+/// Keys that this version knows by name only: section and key.
+pub(super) const LATER_KEYS: &[(&str, &str)] = &[
+    ("admin", "tls"),
+    ("iot", "tls"),
+    ("mqtt", "tls_listen"),
+    ("mqtt", "websocket_tls_listen"),
+    ("mqtt", "url"),
+    ("mqtt", "ca"),
+    ("mqtt", "client_cert"),
+    ("mqtt", "client_key"),
+    ("mqtt", "link_username"),
+    ("mqtt", "link_password"),
+    ("mqtt", "link_password_file"),
+    ("tls", "cert"),
+    ("tls", "key"),
+    (TYPES, "sha256"),
+];
+
+macro_rules! table {
+    ($(
+        $(#[doc = $section_doc:literal])+
+        [$path:expr] $section:ident {
+            $( $(#[doc = $doc:literal])+ $field:ident: $type:ty = $parser:ident, $default:expr; )+
+        }
+    )+) => {
+        $(
+            $(#[doc = $section_doc])+
+            #[derive(Clone, Debug, PartialEq)]
+            pub struct $section {
+                $( $(#[doc = $doc])+ pub $field: $type, )+
+            }
+
+            impl $section {
+                /// Reads the keys below `at`; a mistake leaves a placeholder, and the reader says so.
+                pub(super) fn read(reader: &mut Reader, at: &str) -> Self {
+                    Self { $( $field: reader.get(at, stringify!($field), &$parser, $default), )+ }
+                }
+            }
+        )+
+
+        /// Every section and key of this version.
+        pub(super) const SECTIONS: &[Section] = &[$(
+            Section {
+                path: $path,
+                doc: &[$($section_doc),+],
+                keys: &[$(
+                    Key {
+                        name: stringify!($field),
+                        doc: &[$($doc),+],
+                        expected: $parser.expected,
+                        kind: $parser.kind,
+                        default: $default,
+                    },
+                )+],
+            },
+        )+];
+    };
+}
+
+table! {
+    /// What the host keeps for itself.
+    ["state"] State {
+        /// Folder for copies of plugins, generated keys and the lock that admits one host at a time. Made where it is absent.
+        dir: PathBuf = PATH, Text("state");
+    }
+
+    /// The trusted port, which creates and closes sessions and asks their conductors.
+    ["admin"] Admin {
+        /// Where it listens. It cannot authenticate yet, so only loopback addresses are accepted.
+        listen: Vec<SocketAddr> = LISTEN_LOOPBACK, Text("127.0.0.1:50001");
+    }
+
+    /// The public port, where devices join. It serves MQTT over WebSocket at `/mqtt` as well.
+    ["iot"] Iot {
+        /// Where it listens.
+        listen: Vec<SocketAddr> = LISTEN, Text("0.0.0.0:8888");
+        /// What the port is called from outside, for links; no query, no password.
+        public_url: Option<String> = HTTP_URL, Unset;
+    }
+
+    /// Sessions of every type.
+    ["sessions"] Sessions {
+        /// Digits of a session's id.
+        id_digits: u8 = ID_DIGITS, Text("6");
+        /// Digits of a session's pin. Fewer than 4 are guessed soon where the IoT port is public: the start then warns.
+        pin_digits: u8 = PIN_DIGITS, Text("6");
+        /// How long a conductor may take for one event, the time it waits for its turn included.
+        deadline: Duration = DEADLINE, Text("5s");
+    }
+
+    /// Where sessions and their clients are kept.
+    ["store"] Store {
+        /// `json:FILE`, a file that is rewritten at each change, or `memory:`, for tests: all is lost at the end.
+        url: StoreUrl = STORE_URL, Text("json:{state.dir}/sessions.json");
+    }
+
+    /// The tokens that devices get when they join and show to the broker.
+    ["token"] Token {
+        /// PEM file with the private key that signs: EC P-256, RSA or Ed25519; the key's kind decides the algorithm. An EC
+        /// key is made at the first start where the file is absent.
+        key: PathBuf = PATH, Text("{state.dir}/token-key.pem");
+        /// How long a token is good.
+        ttl: Duration = LIFETIME, Text("24h");
+        /// The claim `iss`.
+        issuer: String = ISSUER, Text("conductor-host");
+        /// Whether tokens are signed. (`"none"`, the mode without authentication, is known and not available in this version.)
+        mode: TokenMode = TOKEN_MODE, Text("signed");
+    }
+
+    /// The messages of sessions.
+    ["mqtt"] Mqtt {
+        /// `"embedded"` is the broker in this process; with `"none"` sessions have requests and joins, and no messages.
+        /// (`"external"` is known and not available in this version.)
+        broker: BrokerKind = BROKER, Text("embedded");
+        /// Where MQTT over TCP listens.
+        listen: Vec<SocketAddr> = LISTEN_OR_OFF, Text("0.0.0.0:1883");
+        /// Where MQTT over WebSocket listens (path `/mqtt`).
+        websocket_listen: Vec<SocketAddr> = LISTEN_OR_OFF, Text("0.0.0.0:8083");
+        /// Where devices are told to connect. Without it they are told ports and paths only.
+        public_url: Option<String> = MQTT_URL, Unset;
+        /// What a client's MQTT username must be: its session's id, or its own name.
+        username: UsernameRule = USERNAME, Text("session_id");
+    }
+
+    /// What the host says on standard error.
+    ["log"] Log {
+        /// How much: a level, or directives by module. Where it is set nowhere, the environment variable `RUST_LOG` counts.
+        level: String = LOG_LEVEL, Text("info");
+        /// `"auto"` is human on a terminal and JSON, one object a line, otherwise.
+        format: LogFormat = LOG_FORMAT, Text("auto");
+    }
+
+    /// A type of session, one table each. `NAME` is 1 to 64 of `A-Z a-z 0-9 _ . -`; case matters.
+    [TYPES] Type {
+        /// The plugin's file. Without prefix and extension (`plugins/conductor_default`) it is found on every platform as
+        /// `libconductor_default.so`, `conductor_default.dll` or `libconductor_default.dylib`; a whole file name is taken as it is.
+        plugin: PathBuf = PATH, Required;
+        /// Which conductor of the plugin. Without it: the one named as the type, or else the only one.
+        conductor: Option<String> = CONDUCTOR_NAME, Unset;
+        /// Whether a plugin that cannot be loaded stops the start. If not, the type is unavailable and says why.
+        required: bool = BOOL, Text("true");
+        /// As `sessions.deadline`, for this type.
+        deadline: Duration = DEADLINE, Text("{sessions.deadline}");
+        /// Handed to the plugin as JSON.
+        config: Option<Map<String, Value>> = CONFIG, Unset;
+    }
+}
+
+/// What a section and a key are.
+pub(super) enum Lookup {
+    Known,
+    Later,
+    Unknown,
+}
+
+/// Looks up a key of a section (for a type's: [`TYPES`]).
+pub(super) fn find(section: &str, key: &str) -> Lookup {
+    let known = SECTIONS.iter().find(|known| known.path == section);
+    match known.and_then(|known| known.keys.iter().find(|known| known.name == key)) {
+        Some(_) => Lookup::Known,
+        None if LATER_KEYS.contains(&(section, key)) => Lookup::Later,
+        None => Lookup::Unknown,
+    }
+}
+
+/// Whether some key is in this section; those of types have names of their own.
+pub(super) fn is_section(section: &str) -> bool {
+    let later = LATER_KEYS.iter().map(|(later, _)| *later);
+    section != TYPES && SECTIONS.iter().map(|known| known.path).chain(later).any(|known| known == section)
+}
+
+/// Section and key of all keys that can be set.
+fn paths() -> impl Iterator<Item = (&'static str, &'static str)> {
+    SECTIONS.iter().flat_map(|section| section.keys.iter().map(|key| (section.path, key.name)))
+}
+
+/// How alike two words must be for one to be proposed for the other, from 0 to 1.
+const ALIKE: f64 = 0.7;
+
+/// The key to propose for one that is unknown: alike in the same section, or the same word in another section.
+pub(super) fn suggest_key(section: &str, key: &str) -> Option<(&'static str, &'static str)> {
+    let alike = |(known_section, known): (&'static str, &'static str)| {
+        let score = strsim::normalized_damerau_levenshtein(known, &key.to_lowercase());
+        let here = known_section == section;
+        (score >= if here { ALIKE } else { 1.0 }).then_some((here, score, (known_section, known)))
+    };
+    let best = paths().filter_map(alike).max_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    best.map(|(.., path)| path)
+}
+
+/// The section, or the key of any section, to propose for an unknown word at the top.
+pub(super) fn suggest_section(word: &str) -> Option<String> {
+    let sections = SECTIONS.iter().map(|section| section.path.split('.').next().unwrap_or(section.path));
+    let scored = sections.map(|name| (strsim::normalized_damerau_levenshtein(name, &word.to_lowercase()), name));
+    let best = scored.filter(|(score, _)| *score >= ALIKE).max_by(|a, b| a.0.total_cmp(&b.0));
+    best.map(|(_, name)| name.to_owned()).or_else(|| suggest_key("", word).map(|(section, key)| format!("{section}.{key}")))
+}

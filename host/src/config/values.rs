@@ -1,0 +1,316 @@
+//! The types that a key can have, each with its parser and the words that say what it expects.
+//!
+//! A value arrives as JSON, whichever source it comes from; a text from the environment or a flag becomes a number, a
+//! boolean or a table first where the key's [`Kind`] asks for one.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use hyper::Uri;
+use serde_json::{Map, Value};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+/// Said about every value and key that this version knows by name only.
+pub(super) const LATER: &str = "not available in this version";
+
+/// How a key's values are read.
+pub(super) struct Parser<T> {
+    /// What a text from the environment or a flag stands for.
+    pub(super) kind: Kind,
+    /// What is expected, to follow "expected"; also the reference's description of the type.
+    pub(super) expected: &'static str,
+    pub(super) parse: fn(&Value) -> Result<T, Fault>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Integer,
+    Bool,
+    Table,
+}
+
+impl Kind {
+    /// What `text` from the environment or a flag stands for; the text itself where it is not of this kind, for the
+    /// parser to refuse in the same words as one in the file.
+    pub(super) fn read_text(self, text: &str) -> Value {
+        let read = match self {
+            Self::Text => None,
+            Self::Integer => text.parse::<i64>().ok().map(Value::from),
+            Self::Bool => text.parse::<bool>().ok().map(Value::from),
+            Self::Table => serde_json::from_str(text).ok().filter(Value::is_object),
+        };
+        read.unwrap_or_else(|| Value::String(text.to_owned()))
+    }
+}
+
+/// Why a value was refused.
+pub(super) enum Fault {
+    /// It is not what the parser expects.
+    Unexpected,
+    /// One element of the list is not.
+    Element(String),
+    /// It is of the right form, and still cannot be.
+    Because(String),
+}
+
+/// Where sessions are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// In memory: all is lost at the end. For tests.
+    #[default]
+    Memory,
+    /// In this JSON file.
+    Json(PathBuf),
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory:"),
+            Self::Json(path) => write!(f, "json:{}", path.display()),
+        }
+    }
+}
+
+/// Whether tokens are signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TokenMode {
+    /// A token is a signed JWT.
+    #[default]
+    Signed,
+}
+
+/// Which broker carries the messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BrokerKind {
+    /// The one in this process.
+    #[default]
+    Embedded,
+    /// None: sessions have requests and joins, and no messages.
+    None,
+}
+
+/// What a client's MQTT username must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UsernameRule {
+    /// The id of its session.
+    #[default]
+    SessionId,
+    /// Its own name in the session.
+    ClientId,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Human where standard error is a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+pub(super) const PATH: Parser<PathBuf> = Parser { kind: Kind::Text, expected: "a path", parse: |value| text(value).and_then(path) };
+
+pub(super) const ID_DIGITS: Parser<u8> =
+    Parser { kind: Kind::Integer, expected: "an integer from 4 to 12", parse: |value| integer(value, 4, 12) };
+
+pub(super) const PIN_DIGITS: Parser<u8> =
+    Parser { kind: Kind::Integer, expected: "an integer from 3 to 12", parse: |value| integer(value, 3, 12) };
+
+pub(super) const BOOL: Parser<bool> =
+    Parser { kind: Kind::Bool, expected: "true or false", parse: |value| value.as_bool().ok_or(Fault::Unexpected) };
+
+pub(super) const DEADLINE: Parser<Duration> = Parser {
+    kind: Kind::Text,
+    expected: "a duration from \"1ms\" to \"1h\", such as \"5s\"",
+    parse: |value| duration(value, Duration::from_millis(1), Duration::from_secs(3600)),
+};
+
+/// Ten years bound it, so that no sum of times overflows.
+pub(super) const LIFETIME: Parser<Duration> = Parser {
+    kind: Kind::Text,
+    expected: "a duration from \"1s\" to \"3650days\", such as \"24h\"",
+    parse: |value| duration(value, Duration::from_secs(1), Duration::from_secs(3650 * 86_400)),
+};
+
+pub(super) const LISTEN: Parser<Vec<SocketAddr>> = Parser {
+    kind: Kind::Text,
+    expected: "an IP address and port such as \"0.0.0.0:8888\" or \"[::1]:8888\" (a name is not resolved), or a list of them",
+    parse: |value| match addresses(value)? {
+        list if list.is_empty() => Err(Fault::Unexpected),
+        list => Ok(list),
+    },
+};
+
+pub(super) const LISTEN_LOOPBACK: Parser<Vec<SocketAddr>> = Parser {
+    kind: Kind::Text,
+    expected: "a loopback IP address and port such as \"127.0.0.1:50001\" (a name is not resolved), or a list of them",
+    parse: |value| {
+        let list = (LISTEN.parse)(value)?;
+        if list.iter().all(|address| address.ip().to_canonical().is_loopback()) {
+            return Ok(list);
+        }
+        Err(Fault::Because("the admin port cannot authenticate yet, so it may only listen on loopback".into()))
+    },
+};
+
+pub(super) const LISTEN_OR_OFF: Parser<Vec<SocketAddr>> = Parser {
+    kind: Kind::Text,
+    expected: "an IP address and port such as \"0.0.0.0:1883\" (a name is not resolved), a list of them, or \"\" for none",
+    parse: addresses,
+};
+
+pub(super) const HTTP_URL: Parser<Option<String>> = Parser {
+    kind: Kind::Text,
+    expected: "a URL such as \"https://sessions.example.org\"",
+    parse: |value| url(value, &["http", "https"]).map(Some),
+};
+
+pub(super) const MQTT_URL: Parser<Option<String>> = Parser {
+    kind: Kind::Text,
+    expected: "a URL such as \"mqtt://broker.example.org:1883\" (mqtt, mqtts, ws or wss)",
+    parse: |value| url(value, &["mqtt", "mqtts", "ws", "wss"]).map(Some),
+};
+
+pub(super) const STORE_URL: Parser<StoreUrl> = Parser {
+    kind: Kind::Text,
+    expected: "\"json:FILE\" or \"memory:\"",
+    parse: |value| match text(value)?.split_once(':') {
+        Some(("json", file)) => path(file).map(StoreUrl::Json),
+        Some(("memory", "")) => Ok(StoreUrl::Memory),
+        Some(("sqlite", _)) => Err(Fault::Because(format!("a sqlite store is {LATER}, which has \"json:FILE\" and \"memory:\""))),
+        _ => Err(Fault::Unexpected),
+    },
+};
+
+pub(super) const ISSUER: Parser<String> = Parser {
+    kind: Kind::Text,
+    expected: "a text of 1 to 256 characters",
+    parse: |value| {
+        let text = text(value)?;
+        let good = (1..=256).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+        if good { Ok(text.to_owned()) } else { Err(Fault::Unexpected) }
+    },
+};
+
+pub(super) const CONDUCTOR_NAME: Parser<Option<String>> =
+    Parser { kind: Kind::Text, expected: "a conductor's name", parse: |value| (ISSUER.parse)(value).map(Some) };
+
+pub(super) const TOKEN_MODE: Parser<TokenMode> = Parser {
+    kind: Kind::Text,
+    expected: "\"signed\"",
+    parse: |value| choose(value, &[("signed", Some(TokenMode::Signed)), ("none", None)]),
+};
+
+pub(super) const BROKER: Parser<BrokerKind> = Parser {
+    kind: Kind::Text,
+    expected: "\"embedded\" or \"none\"",
+    parse: |value| choose(value, &[("embedded", Some(BrokerKind::Embedded)), ("none", Some(BrokerKind::None)), ("external", None)]),
+};
+
+pub(super) const USERNAME: Parser<UsernameRule> = Parser {
+    kind: Kind::Text,
+    expected: "\"session_id\" or \"client_id\"",
+    parse: |value| choose(value, &[("session_id", Some(UsernameRule::SessionId)), ("client_id", Some(UsernameRule::ClientId))]),
+};
+
+pub(super) const LOG_FORMAT: Parser<LogFormat> = Parser {
+    kind: Kind::Text,
+    expected: "\"auto\", \"human\" or \"json\"",
+    parse: |value| choose(value, &[("auto", Some(LogFormat::Auto)), ("human", Some(LogFormat::Human)), ("json", Some(LogFormat::Json))]),
+};
+
+pub(super) const LOG_LEVEL: Parser<String> = Parser {
+    kind: Kind::Text,
+    expected: "off, error, warn, info, debug or trace, or directives such as \"info,conductor_host=debug\"",
+    parse: |value| {
+        let text = text(value)?;
+        // A bare word is a target to the filter, so that a misspelt level would silence everything; nothing is "error" to it.
+        let misspelt = |directive: &str| {
+            let directive = directive.trim();
+            directive.is_empty() || !directive.contains('=') && directive.parse::<LevelFilter>().is_err()
+        };
+        if (!text.contains('[') && text.split(',').any(misspelt)) || EnvFilter::try_new(text).is_err() {
+            return Err(Fault::Unexpected);
+        }
+        Ok(text.to_owned())
+    },
+};
+
+pub(super) const CONFIG: Parser<Option<Map<String, Value>>> = Parser {
+    kind: Kind::Table,
+    expected: "a table (in the environment and in flags: a JSON object)",
+    parse: |value| value.as_object().cloned().map(Some).ok_or(Fault::Unexpected),
+};
+
+fn text(value: &Value) -> Result<&str, Fault> {
+    value.as_str().ok_or(Fault::Unexpected)
+}
+
+fn path(text: &str) -> Result<PathBuf, Fault> {
+    if text.is_empty() || text.contains('\0') { Err(Fault::Unexpected) } else { Ok(Path::new(text).to_path_buf()) }
+}
+
+fn integer(value: &Value, least: u8, most: u8) -> Result<u8, Fault> {
+    let number = value.as_i64().and_then(|number| u8::try_from(number).ok());
+    number.filter(|number| (least..=most).contains(number)).ok_or(Fault::Unexpected)
+}
+
+fn duration(value: &Value, least: Duration, most: Duration) -> Result<Duration, Fault> {
+    let parsed = humantime::parse_duration(text(value)?).ok();
+    parsed.filter(|duration| (least..=most).contains(duration)).ok_or(Fault::Unexpected)
+}
+
+/// A text, which may hold several separated by commas, or a list of texts. Empty texts stand for no address.
+fn addresses(value: &Value) -> Result<Vec<SocketAddr>, Fault> {
+    let texts: Vec<&str> = match value {
+        Value::String(text) if text.trim().is_empty() => Vec::new(),
+        Value::String(text) => text.split(',').collect(),
+        Value::Array(list) => {
+            let element = |value: &'_ Value| Fault::Element(value.to_string());
+            list.iter().map(|value| value.as_str().ok_or_else(|| element(value))).collect::<Result<_, _>>()?
+        }
+        _ => return Err(Fault::Unexpected),
+    };
+    let mut seen = HashSet::new();
+    let mut addresses = Vec::with_capacity(texts.len());
+    for text in texts {
+        let address: SocketAddr = text.trim().parse().map_err(|_| Fault::Element(format!("{text:?}")))?;
+        if address.port() != 0 && !seen.insert(address) {
+            return Err(Fault::Because(format!("{address} is listed twice")));
+        }
+        addresses.push(address);
+    }
+    Ok(addresses)
+}
+
+/// Kept as written, without a final slash.
+fn url(value: &Value, schemes: &[&str]) -> Result<String, Fault> {
+    let text = text(value)?;
+    let uri: Uri = text.parse().map_err(|_| Fault::Unexpected)?;
+    let known = uri.scheme_str().is_some_and(|scheme| schemes.contains(&scheme));
+    let plain = uri.query().is_none() && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    if !known || !plain || uri.host().is_none_or(str::is_empty) {
+        return Err(Fault::Unexpected);
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// One of the named choices; those with `None` are known and cannot be chosen yet.
+fn choose<T: Copy>(value: &Value, choices: &[(&str, Option<T>)]) -> Result<T, Fault> {
+    let text = text(value)?;
+    match choices.iter().find(|(name, _)| *name == text) {
+        Some((_, Some(choice))) => Ok(*choice),
+        Some((_, None)) => Err(Fault::Because(LATER.into())),
+        None => Err(Fault::Unexpected),
+    }
+}

@@ -1,0 +1,222 @@
+//! The trusted port: administrators create, close and list sessions and ask their conductors.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{ConnectInfo, Path, RawQuery, State},
+    http::{StatusCode, header},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json, value::RawValue};
+
+use super::{Ports, body, error::Problem, legacy, livez, log_and_harden, not_allowed, not_found, only_get, only_post, query};
+use crate::{
+    conductors::catalog::Type,
+    sessions::{Caller, CloseReason, Port, Session, SessionId, manager::Refused, session::Conductor},
+    store::StoredClient,
+};
+
+/// The most bytes that a body on this port may have.
+const BODY: usize = 1 << 20;
+const PAGE: usize = 50;
+const MAX_PAGE: usize = 500;
+
+/// The routes of the port.
+#[must_use]
+pub fn router(ports: Arc<Ports>) -> Router {
+    let allowed = |allow: &'static str| move || std::future::ready(not_allowed(allow));
+    Router::new()
+        .route("/api/createSession", only_get(legacy::create_session))
+        .route("/api/closeSession", only_get(legacy::close_session))
+        .route("/api/conductorRequest", only_get(legacy::conductor_request))
+        .route("/v1/sessions", get(list).post(create).head(allowed("GET, POST")).fallback(allowed("GET, POST")))
+        .route("/v1/sessions/{id}", get(look).delete(close).head(allowed("GET, DELETE")).fallback(allowed("GET, DELETE")))
+        .route("/v1/sessions/{id}/requests", only_post(request))
+        .route("/v1/types", only_get(types))
+        .route("/livez", only_get(livez))
+        .route("/readyz", only_get(readyz))
+        .fallback(not_found)
+        .with_state(ports)
+        .layer(middleware::from_fn(log_and_harden))
+}
+
+/// A session as `/v1` shows it.
+#[derive(Serialize)]
+struct SessionView {
+    id: String,
+    pin: String,
+    r#type: String,
+    /// `idle` (its conductor is made at the first event), `live`, `faulted` or `unavailable`.
+    state: &'static str,
+    /// Why, for the last two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// RFC 3339; null where the file that brought the session did not say.
+    created_at: Option<String>,
+    clients: Vec<ClientView>,
+}
+
+#[derive(Serialize)]
+struct ClientView {
+    /// What is no string comes from a stored file of the replaced system.
+    client_id: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+}
+
+fn seconds(seconds: u64) -> String {
+    // The formatter ends with the year 9999.
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds.min(253_402_300_799));
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+impl From<&Session> for SessionView {
+    fn from(session: &Session) -> Self {
+        let record = session.record();
+        let (state, reason) = match session.conductor() {
+            Conductor::NotMade => ("idle", None),
+            Conductor::Live(_) => ("live", None),
+            Conductor::Faulted(reason) => ("faulted", Some(reason.to_string())),
+            Conductor::Unavailable(reason) => ("unavailable", Some(reason.to_string())),
+            Conductor::Gone => ("closed", None),
+        };
+        let clients = record.clients.iter().map(|client| match client {
+            StoredClient::Joined { client_id, expires_at } => {
+                ClientView { client_id: Value::from(&**client_id), expires_at: Some(seconds(*expires_at)) }
+            }
+            StoredClient::Foreign(value) => ClientView { client_id: value.clone(), expires_at: None },
+        });
+        Self {
+            id: record.id.to_string(),
+            pin: record.pin.reveal(),
+            r#type: record.type_name.to_string(),
+            state,
+            reason,
+            created_at: Some(record.created_at).filter(|millis| *millis > 0).map(|millis| seconds(millis / 1000)),
+            clients: clients.collect(),
+        }
+    }
+}
+
+fn session_id(text: &str) -> Result<SessionId, Problem> {
+    SessionId::parse(text).ok_or_else(|| Refused::NoSuchSession.into())
+}
+
+#[derive(Deserialize)]
+struct Create {
+    r#type: String,
+}
+
+async fn create(
+    State(ports): State<Arc<Ports>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    body: Body,
+) -> Result<Response, Problem> {
+    let Create { r#type } = body::json(body, BODY).await?;
+    let session = ports.manager.create(&r#type, Caller::at(Port::Admin, peer)).await?;
+    let location = format!("/v1/sessions/{}", session.id());
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(SessionView::from(&*session))).into_response())
+}
+
+async fn list(State(ports): State<Arc<Ports>>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
+    let parameter = |name: &str| {
+        query::parameter(query.as_deref().unwrap_or_default(), name)
+            .map_err(|_| Problem::bad_request(format!("the query parameter {name:?} cannot be decoded")))
+    };
+    let limit = match parameter("limit")? {
+        None => PAGE,
+        Some(text) => text.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit)).ok_or_else(|| {
+            Problem::bad_request(format!("\"limit\" must be a number from 1 to {MAX_PAGE}, not {text:?}"))
+        })?,
+    };
+    let after = match parameter("cursor")? {
+        None => None,
+        Some(text) => Some(SessionId::parse(&text).ok_or_else(|| Problem::bad_request("\"cursor\" must be the next_cursor of an earlier page"))?),
+    };
+    let mut page = ports.manager.page(after, limit + 1);
+    let more = page.len() > limit;
+    page.truncate(limit);
+    let next_cursor = page.last().filter(|_| more).map(|session| session.id().to_string());
+    let items: Vec<SessionView> = page.iter().map(|session| SessionView::from(&**session)).collect();
+    Ok(Json(json!({ "items": items, "next_cursor": next_cursor })))
+}
+
+async fn look(State(ports): State<Arc<Ports>>, Path(id): Path<String>) -> Result<Json<SessionView>, Problem> {
+    let session = ports.manager.get(session_id(&id)?).ok_or(Refused::NoSuchSession)?;
+    Ok(Json(SessionView::from(&*session)))
+}
+
+async fn close(
+    State(ports): State<Arc<Ports>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    ports.manager.close(session_id(&id)?, CloseReason::Requested, Caller::at(Port::Admin, peer)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize)]
+struct Request {
+    method: String,
+    #[serde(default)]
+    params: Option<Box<RawValue>>,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    result: &'a RawValue,
+}
+
+async fn request(
+    State(ports): State<Arc<Ports>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Response, Problem> {
+    let Request { method, params } = body::json(body, BODY).await?;
+    let params = params.map_or(Bytes::from_static(b"null"), |params| String::from(Box::<str>::from(params)).into());
+    let result = ports.manager.request(session_id(&id)?, method, params, Caller::at(Port::Admin, peer)).await?;
+    Ok(Json(Answer { result: legacy::check_result(&result)? }).into_response())
+}
+
+fn describe(kind: &Type) -> Value {
+    match &kind.plugin {
+        Ok(plugin) => json!({
+            "type": &*kind.name,
+            "available": true,
+            "conductor": plugin.conductor,
+            "hooks": plugin.manifest.hooks,
+            "methods": plugin.manifest.methods,
+        }),
+        Err(reason) => json!({ "type": &*kind.name, "available": false, "reason": &**reason }),
+    }
+}
+
+async fn types(State(ports): State<Arc<Ports>>) -> Json<Value> {
+    let items: Vec<Value> = ports.manager.catalog().iter().map(|kind| describe(kind)).collect();
+    Json(json!({ "items": items }))
+}
+
+async fn readyz(State(ports): State<Arc<Ports>>) -> Response {
+    let part = |trouble: Option<String>| match trouble {
+        None => json!({ "status": "ok" }),
+        Some(reason) => json!({ "status": "down", "reason": reason }),
+    };
+    let store = ports.store.trouble().map(|reason| reason.to_string());
+    let broker = ports.broker.trouble().map(|reason| reason.to_string());
+    let plugins = Some(ports.missing_plugins.join("; ")).filter(|missing| !missing.is_empty());
+    let degraded = store.is_some() || broker.is_some() || plugins.is_some();
+    let (code, status) = match (ports.is_draining(), degraded) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        (false, true) => (StatusCode::OK, "degraded"),
+        (false, false) => (StatusCode::OK, "ready"),
+    };
+    let parts = json!({ "store": part(store), "broker": part(broker), "plugins": part(plugins) });
+    (code, Json(json!({ "status": status, "parts": parts }))).into_response()
+}

@@ -1,0 +1,104 @@
+//! Errors as RFC 9457 problems: one table from what went wrong to status and code.
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::{conductors::Trouble, sessions::manager::Refused};
+
+/// An error as a client sees it: `application/problem+json` with `type`, `title`, `status`, a stable `code`, and `detail`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Problem {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    /// Never renamed: what programs look at.
+    code: &'static str,
+    /// For people.
+    detail: String,
+    #[serde(flatten)]
+    more: Map<String, Value>,
+}
+
+impl Problem {
+    /// A problem with this status and stable code.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        let title = status.canonical_reason().unwrap_or("Error");
+        Self { r#type: "about:blank", title, status: status.as_u16(), code, detail: detail.into(), more: Map::new() }
+    }
+
+    /// Adds a member.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.more.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// A request that cannot be understood.
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", detail)
+    }
+
+    /// Its status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let body = serde_json::to_vec(&self).unwrap_or_else(|_| b"{}".to_vec());
+        let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let text = refused.to_string();
+        match refused {
+            Refused::UnknownType { known, .. } => Self::new(StatusCode::BAD_REQUEST, "unknown_type", text).with("known", known),
+            Refused::NoSuchSession => Self::new(StatusCode::NOT_FOUND, "session_not_found", text),
+            Refused::Credentials => Self::new(StatusCode::FORBIDDEN, "invalid_credentials", text),
+            Refused::NoFreeId { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_free_id", text),
+            Refused::Store(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", text),
+            Refused::Stopping => Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", text),
+            Refused::Internal(_) => {
+                tracing::error!("{text}");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", text)
+            }
+            Refused::Conductor(trouble) => trouble.into(),
+        }
+    }
+}
+
+impl From<Trouble> for Problem {
+    fn from(trouble: Trouble) -> Self {
+        let text = trouble.to_string();
+        match trouble {
+            Trouble::UnknownMethod(_) => Self::new(StatusCode::NOT_FOUND, "unknown_method", text),
+            Trouble::InvalidParams(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_params", text),
+            Trouble::Conductor { code, data, .. } => {
+                let problem = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "conductor_error", text);
+                problem.with("conductor", json!({ "code": code, "data": data }))
+            }
+            Trouble::Faulted(_) => Self::new(StatusCode::BAD_GATEWAY, "faulted", text),
+            Trouble::Unavailable(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", text),
+            Trouble::Overloaded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", text),
+            Trouble::Deadline => Self::new(StatusCode::GATEWAY_TIMEOUT, "deadline", text),
+            Trouble::Closed => Self::new(StatusCode::NOT_FOUND, "session_not_found", text),
+            Trouble::Internal(_) => {
+                tracing::error!("{text}");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", text)
+            }
+        }
+    }
+}

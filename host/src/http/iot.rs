@@ -1,0 +1,144 @@
+//! The public port: devices join here.
+
+use std::{net::SocketAddr, sync::Arc, time::{Duration, SystemTime, UNIX_EPOCH}};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{ConnectInfo, Path, Request, State},
+    http::{HeaderValue, Method, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Ports, body, error::Problem, legacy, livez, log_and_harden, not_found, only_post};
+use crate::{
+    sessions::{Pin, SessionId, manager::Refused},
+    tokens::{claims::Grantee, grant::Grant},
+};
+
+/// The most bytes that a body on this port may have.
+pub(super) const BODY: usize = 4096;
+
+/// The routes of the port. `mqtt` is merged in: the WebSocket side of the broker.
+#[must_use]
+pub fn router(ports: Arc<Ports>, mqtt: Option<Router>) -> Router {
+    let joins = Router::new()
+        .route("/api/joinSession", only_post(legacy::join_session))
+        .route("/v1/sessions/{id}/join", only_post(join_v1))
+        .route_layer(middleware::from_fn(cors));
+    Router::new()
+        .merge(joins)
+        .route("/livez", get(livez))
+        .fallback(not_found)
+        .with_state(ports)
+        .merge(mqtt.unwrap_or_default())
+        .layer(middleware::from_fn(log_and_harden))
+}
+
+/// Pages of any origin may join: what counts is the pin. Every answer says so, with or without an `Origin`.
+async fn cors(request: Request, next: Next) -> Response {
+    let mut response =
+        if request.method() == Method::OPTIONS { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("content-type"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET, OPTIONS"));
+    response
+}
+
+#[derive(Deserialize)]
+struct Join {
+    pin: String,
+    client: String,
+}
+
+async fn join_v1(
+    State(ports): State<Arc<Ports>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Json<Value>, Problem> {
+    let Join { pin, client } = body::json(body, BODY).await?;
+    if !is_client(&client) {
+        let detail = "\"client\" must be 1 to 64 of A-Z a-z 0-9 _ . - and not one of the server's own names";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_client", detail));
+    }
+    let joined = join(&ports, SessionId::parse(&id), Pin::parse(&pin), &client, peer).await?;
+    Ok(Json(json!({
+        "token": joined.token,
+        "expires_at": humantime::format_rfc3339_seconds(joined.expires_at).to_string(),
+        "client_id": client,
+        "username": joined.username,
+        "topic_prefix": joined.session.topic_prefix(),
+        "mqtt": mqtt(&ports),
+    })))
+}
+
+/// Where MQTT is: ports and paths, and the public address where the settings name one.
+fn mqtt(ports: &Ports) -> Value {
+    if !ports.has_broker {
+        return Value::Null;
+    }
+    let endpoints = ports.broker.endpoints();
+    let mut told = json!({ "iot_websocket": { "path": "/mqtt" } });
+    if let Some(address) = endpoints.tcp.first() {
+        told["tcp"] = json!({ "port": address.port() });
+    }
+    if let Some(address) = endpoints.websocket.first() {
+        told["websocket"] = json!({ "port": address.port(), "path": "/mqtt" });
+    }
+    if let Some(url) = &ports.mqtt_public_url {
+        told["url"] = json!(url);
+    }
+    told
+}
+
+/// 1 to 64 of `[A-Za-z0-9_.-]`, none of the server's own.
+fn is_client(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    (1..=64).contains(&name.len()) && name.bytes().all(allowed) && !is_reserved(name)
+}
+
+/// The name under which the host itself speaks at brokers.
+pub(super) fn is_reserved(name: &str) -> bool {
+    name.eq_ignore_ascii_case("iotserver")
+}
+
+/// A client that joined, and its token.
+pub(super) struct Admitted {
+    pub(super) session: SessionId,
+    pub(super) token: String,
+    pub(super) username: String,
+    pub(super) expires_at: SystemTime,
+}
+
+/// Joins, then signs: the decision comes first.
+pub(super) async fn join(
+    ports: &Ports,
+    id: Option<SessionId>,
+    pin: Option<Pin>,
+    client: &str,
+    peer: SocketAddr,
+) -> Result<Admitted, Refused> {
+    let joined = ports.manager.join(id, pin, client.to_owned()).await.inspect_err(|error| {
+        if matches!(error, Refused::Credentials) {
+            tracing::info!(%peer, session = id.map(tracing::field::display), "a join was refused");
+        }
+    })?;
+    let grant = Grant::whole_session(joined.session);
+    let grantee = Grantee {
+        session: joined.session,
+        client_id: client,
+        username: ports.username,
+        subs: grant.subscribe_list(),
+        publ: grant.publish_list(),
+    };
+    let now = UNIX_EPOCH + Duration::from_secs(joined.now);
+    let signed = ports.signer.sign(&grantee, now, ports.token_ttl).map_err(|error| Refused::Internal(error.to_string()))?;
+    let username = ports.username.username(joined.session, client);
+    Ok(Admitted { session: joined.session, token: signed.token, username, expires_at: signed.expires_at })
+}

@@ -1,0 +1,204 @@
+//! `/api/*`: the routes of the replaced system, with its values, key orders, statuses and oddities, so that its clients work
+//! unchanged. Everything better is under `/v1`.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::{ConnectInfo, RawQuery, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
+
+use super::{Ports, body, error::Problem, iot, query};
+use crate::{
+    conductors::Trouble,
+    sessions::{Caller, CloseReason, Pin, Port, Session, SessionId, manager::Refused},
+    store::StoredClient,
+};
+
+/// A refused join: the text that clients know, in the place of a token.
+const REFUSED: &str = "Could not validate session credentials";
+
+fn json_text(status: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Err(error) => Problem::from(Refused::Internal(error.to_string())).into_response(),
+    }
+}
+
+fn required(query: Option<&str>, name: &str) -> Result<String, Problem> {
+    optional(query, name)?.ok_or_else(|| Problem::bad_request(format!("the query parameter {name:?} is missing")))
+}
+
+fn optional(query: Option<&str>, name: &str) -> Result<Option<String>, Problem> {
+    query::parameter(query.unwrap_or_default(), name)
+        .map_err(|_| Problem::bad_request(format!("the query parameter {name:?} cannot be decoded: it must be percent-encoded UTF-8")))
+}
+
+#[derive(Serialize)]
+struct SessionView {
+    id: String,
+    pin: String,
+    r#type: String,
+    clients: Vec<Value>,
+}
+
+fn view(session: &Session) -> SessionView {
+    let record = session.record();
+    let clients = record.clients.iter().map(|client| match client {
+        StoredClient::Joined { client_id, .. } => Value::from(&**client_id),
+        StoredClient::Foreign(value) => value.clone(),
+    });
+    SessionView {
+        id: record.id.to_string(),
+        pin: record.pin.reveal(),
+        r#type: record.type_name.to_string(),
+        clients: clients.collect(),
+    }
+}
+
+pub(super) async fn create_session(
+    State(ports): State<Arc<Ports>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let type_name = required(query.as_deref(), "type")?;
+    let session = ports.manager.create(&type_name, Caller::at(Port::Admin, peer)).await?;
+    Ok(json_text(StatusCode::OK, &view(&session)))
+}
+
+pub(super) async fn close_session(
+    State(ports): State<Arc<Ports>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let id = required(query.as_deref(), "id")?;
+    let closed = match SessionId::parse(&id) {
+        Some(id) => ports.manager.close(id, CloseReason::Requested, Caller::at(Port::Admin, peer)).await,
+        None => Err(Refused::NoSuchSession),
+    };
+    match closed {
+        Ok(()) => Ok(json_text(StatusCode::OK, &"Success")),
+        Err(Refused::NoSuchSession) => Ok(json_text(StatusCode::OK, &"Error")),
+        Err(refused) => {
+            let problem = Problem::from(refused);
+            Err(if problem.status() == StatusCode::SERVICE_UNAVAILABLE {
+                problem
+            } else {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_closed", "the session could not be closed; the log says why")
+            })
+        }
+    }
+}
+
+pub(super) async fn conductor_request(
+    State(ports): State<Arc<Ports>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let (id, method) = (required(query.as_deref(), "id")?, required(query.as_deref(), "method")?);
+    let params = params(optional(query.as_deref(), "params")?);
+    let answer = match SessionId::parse(&id) {
+        Some(id) => ports.manager.request(id, method.clone(), params, Caller::at(Port::Admin, peer)).await,
+        None => Err(Refused::NoSuchSession),
+    };
+    match answer {
+        Ok(result) => result_json(result),
+        Err(Refused::NoSuchSession | Refused::Conductor(Trouble::Closed)) => {
+            Ok(json_text(StatusCode::OK, &"Could not locate session"))
+        }
+        Err(Refused::Conductor(Trouble::UnknownMethod(_))) => {
+            Ok(json_text(StatusCode::OK, &format!("Error: No handler function registered for method: {method}")))
+        }
+        Err(refused) => Err(refused.into()),
+    }
+}
+
+/// JSON as it is; other text as a JSON string; nothing as null.
+fn params(text: Option<String>) -> Bytes {
+    match text.filter(|text| !text.is_empty()) {
+        None => Bytes::from_static(b"null"),
+        Some(text) if serde_json::from_str::<&RawValue>(&text).is_ok() => text.into(),
+        Some(text) => Value::String(text).to_string().into(),
+    }
+}
+
+fn result_json(result: Vec<u8>) -> Result<Response, Problem> {
+    check_result(&result)?;
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], result).into_response())
+}
+
+/// A conductor's answer is passed on byte by byte, once it is known to be JSON.
+///
+/// # Errors
+/// 502 where it is not.
+pub(super) fn check_result(result: &[u8]) -> Result<&RawValue, Problem> {
+    serde_json::from_slice(result)
+        .map_err(|error| Problem::new(StatusCode::BAD_GATEWAY, "invalid_reply", format!("the conductor's answer is not JSON: {error}")))
+}
+
+pub(super) async fn join_session(
+    State(ports): State<Arc<Ports>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    body: Body,
+) -> Response {
+    let bytes = match body::read(body, iot::BODY).await {
+        Ok(bytes) => bytes,
+        Err(problem) => return problem.into_response(),
+    };
+    let Ok(Value::Object(fields)) = serde_json::from_slice::<Value>(&bytes) else {
+        return json_text(StatusCode::OK, &"Error decoding request body:");
+    };
+    let text = |key: &str| fields.get(key).and_then(Value::as_str);
+    let (id, pin) = (text("id").and_then(SessionId::parse), text("pin").and_then(Pin::parse));
+    let client = text("client").filter(|client| is_legacy_client(client));
+    let joined = match client {
+        Some(client) => iot::join(&ports, id, pin, client, peer).await,
+        None => Err(Refused::Credentials),
+    };
+    match joined {
+        Ok(joined) => json_text(StatusCode::OK, &json!({ "token": joined.token })),
+        Err(Refused::Credentials) => json_text(StatusCode::OK, &json!({ "token": REFUSED })),
+        Err(error) => {
+            tracing::error!(%peer, %error, "a join failed");
+            json_text(StatusCode::SERVICE_UNAVAILABLE, &json!({ "token": REFUSED }))
+        }
+    }
+}
+
+/// 1 to 64 printable characters of any script, at most 128 bytes, none that means something in a topic.
+fn is_legacy_client(name: &str) -> bool {
+    let printable = |c: char| !c.is_control() && !"+#/$\\".contains(c) && !is_invisible(c);
+    (1..=64).contains(&name.chars().count()) && name.len() <= 128 && name.chars().all(printable) && !name.trim().is_empty() && !iot::is_reserved(name)
+}
+
+/// Line and paragraph separators and the characters that steer text direction: not printable, though no control characters.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}' | '\u{FFFE}' | '\u{FFFF}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn params_are_json_or_text_or_null() {
+        for (given, passed) in [(None, "null"), (Some(""), "null"), (Some("d"), "\"d\""), (Some("[1, 2]"), "[1, 2]"), (Some("{}"), "{}"), (Some("None"), "\"None\"")] {
+            assert_eq!(params(given.map(str::to_owned)), passed.as_bytes(), "{given:?}");
+        }
+    }
+
+    #[test]
+    fn client_names_of_any_script_and_nothing_that_means_something_in_a_topic() {
+        for name in ["a", "späce unit", "客户端", &"x".repeat(64)] {
+            assert!(is_legacy_client(name), "{name}");
+        }
+        for name in ["", " ", "a/b", "a+", "#", "$x", "a\\b", "a\nb", "a\0", "a\u{7f}", "a\u{202e}b", "iotserver", &"x".repeat(65), &"客".repeat(43)] {
+            assert!(!is_legacy_client(name), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The two HTTP ports. A handler parses, makes one call on the session manager, and renders.
+//!
+//! Admin port (trusted; each route knows only the methods named, HEAD and OPTIONS are 405 like any other):
+//!
+//! | route | what |
+//! | --- | --- |
+//! | `GET /api/createSession` `closeSession` `conductorRequest` | as the replaced system, see [`legacy`] |
+//! | `POST /v1/sessions` | create |
+//! | `GET /v1/sessions` | list, by pages |
+//! | `GET` `DELETE /v1/sessions/{id}` | look, close |
+//! | `POST /v1/sessions/{id}/requests` | ask the conductor |
+//! | `GET /v1/types` | what can be created |
+//! | `GET /livez` `/readyz` | is it alive, is it well |
+//!
+//! IoT port (public):
+//!
+//! | route | what |
+//! | --- | --- |
+//! | `POST /api/joinSession` | as the replaced system |
+//! | `POST /v1/sessions/{id}/join` | join with the pin, get a token |
+//! | `GET /mqtt` | MQTT over WebSocket |
+//! | `GET /livez` | is it alive |
+
+pub mod admin;
+pub mod body;
+pub mod error;
+pub mod iot;
+pub mod legacy;
+pub mod query;
+pub mod serve;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Json,
+    extract::Request,
+    handler::Handler,
+    http::{HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, get, post},
+};
+use serde_json::json;
+
+use self::error::Problem;
+use crate::{
+    broker::Broker,
+    sessions::Manager,
+    store::Store,
+    tokens::{claims::UsernameRule, signer::Signer},
+};
+
+/// What the handlers of both ports share.
+pub struct Ports {
+    /// Where everything goes.
+    pub manager: Arc<Manager>,
+    /// Signs what joins get.
+    pub signer: Signer,
+    /// How long a token is good.
+    pub token_ttl: Duration,
+    /// What clients are told to use as their MQTT username.
+    pub username: UsernameRule,
+    /// What devices are told about MQTT; nothing without a broker.
+    pub mqtt_public_url: Option<String>,
+    /// For `/readyz` and for where it listens.
+    pub broker: Arc<dyn Broker>,
+    /// For `/readyz`.
+    pub store: Arc<dyn Store>,
+    /// Whether there is a broker at all.
+    pub has_broker: bool,
+    /// Plugins that did not load: type and reason.
+    pub missing_plugins: Vec<String>,
+    /// Set when the host begins to stop.
+    pub draining: AtomicBool,
+}
+
+impl Ports {
+    /// Whether the host is stopping.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ports").field("manager", &self.manager).finish_non_exhaustive()
+    }
+}
+
+/// A route that knows GET alone.
+fn only_get<H, T>(handler: H) -> MethodRouter<Arc<Ports>>
+where
+    H: Handler<T, Arc<Ports>>,
+    T: 'static,
+{
+    // axum answers HEAD with the GET handler where nothing else is said.
+    get(handler).head(|| std::future::ready(not_allowed("GET"))).fallback(|| std::future::ready(not_allowed("GET")))
+}
+
+/// A route that knows POST alone.
+fn only_post<H, T>(handler: H) -> MethodRouter<Arc<Ports>>
+where
+    H: Handler<T, Arc<Ports>>,
+    T: 'static,
+{
+    post(handler).fallback(|| std::future::ready(not_allowed("POST")))
+}
+
+fn not_allowed(allow: &'static str) -> Response {
+    let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("this route knows {allow} only"));
+    ([(header::ALLOW, allow)], problem).into_response()
+}
+
+async fn not_found() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not_found", "there is no such route")
+}
+
+async fn livez() -> impl IntoResponse {
+    Json(json!({ "status": "ok" }))
+}
+
+/// One line a request, and what every answer carries.
+async fn log_and_harden(request: Request, next: Next) -> Response {
+    // The query may hold what an author considers secret; it is not logged.
+    let line = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned()));
+    let mut response = next.run(request).await;
+    if let Some((method, path)) = line {
+        tracing::debug!(%method, path, status = response.status().as_u16(), "request");
+    }
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,133 @@
+//! Serves a router on listeners, with limits on heads, time and connections, until told to stop.
+
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, extract::ConnectInfo};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::{GracefulShutdown, Watcher},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+};
+use tower::Service;
+
+/// What a port lets its clients do.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For a request's head, and for the wait until it comes on a kept connection.
+    pub head_time: Duration,
+    /// Bytes of a request's line and headers.
+    pub head_bytes: usize,
+    /// Headers of a request.
+    pub headers: usize,
+    /// Connections at a time; beyond, new ones are closed at once.
+    pub connections: usize,
+}
+
+impl Limits {
+    /// For the public port.
+    #[must_use]
+    pub fn public() -> Self {
+        Self { head_time: Duration::from_secs(5), head_bytes: 16 << 10, headers: 32, connections: 8192 }
+    }
+
+    /// For the trusted port: parameters of requests come in the query there.
+    #[must_use]
+    pub fn trusted() -> Self {
+        Self { head_time: Duration::from_secs(30), head_bytes: 64 << 10, headers: 100, connections: 1024 }
+    }
+}
+
+/// How long what is in flight may take after the stop.
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// Binds all addresses of a port.
+///
+/// # Errors
+/// The first that cannot be bound, named.
+pub async fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        let listener = TcpListener::bind(address).await;
+        listeners.push(listener.map_err(|e| io::Error::new(e.kind(), format!("{address} cannot be listened on: {e}")))?);
+    }
+    Ok(listeners)
+}
+
+/// Serves until `stop` becomes true; then takes no more connections, and gives what is in flight [`DRAIN`].
+pub async fn serve(listeners: Vec<TcpListener>, router: Router, limits: Limits, stop: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let graceful = GracefulShutdown::new();
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        accepting.spawn(accept(listener, router.clone(), limits, places.clone(), graceful.watcher(), stop.clone()));
+    }
+    while accepting.join_next().await.is_some() {}
+    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests still in flight after {} s are cut off", DRAIN.as_secs());
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    places: Arc<Semaphore>,
+    watcher: Watcher,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => match places.clone().try_acquire_owned() {
+                Ok(place) => drop(tokio::spawn(connection(stream, peer, router.clone(), limits, watcher.clone(), place))),
+                Err(_) => tracing::debug!(%peer, "closed at once: too many connections"),
+            },
+            Err(error) => {
+                // Out of descriptors, most likely: the connections that end soon free some.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    limits: Limits,
+    watcher: Watcher,
+    place: OwnedSemaphorePermit,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "no TCP_NODELAY");
+    }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut router = router.clone();
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        async move { Ok::<_, Infallible>(router.call(request).await.unwrap_or_else(|never| match never {})) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_time)
+        .max_buf_size(limits.head_bytes)
+        .max_headers(limits.headers)
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let served = pin!(watcher.watch(connection));
+    if let Err(error) = served.await {
+        tracing::debug!(%peer, %error, "a connection ended with an error");
+    }
+    drop(place);
+}
