@@ -1,12 +1,287 @@
-//! The running host: placeholder of the composition root.
+//! The composition root: from settings to a running host with bound addresses, and from there to its end.
 
-use std::path::Path;
+use std::{
+    error::Error,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+    time::Duration,
+};
 
-use crate::config::Settings;
+use conductor_abi::{abi_stable::std_types::RErr, contract::HostObj};
+use serde_json::{Value, json, value::RawValue};
+use tokio::{net::TcpListener, runtime::Runtime, sync::watch, task::JoinHandle};
+use tracing::level_filters::LevelFilter;
 
-/// Runs the host until it is told to stop; the exit status.
+use crate::{
+    admission::TokenAdmission,
+    broker::{Broker, EmbeddedBroker, NoBroker},
+    conductors::{
+        catalog::{Catalog, Plugin, Type},
+        library::Libraries,
+        pool::Pool,
+        services::LibraryHost,
+    },
+    config::{self, BrokerKind, Settings},
+    http::{Ports, admin, iot, serve},
+    sessions::{Manager, clock::Clock, manager::Parts, world::Counts},
+    store::{self, lock::StateLock},
+    tasks::MainLoop,
+    tokens::{claims::UsernameRule, keys::SigningKey, signer::Signer},
+};
+
+/// How often the main loop looks.
+const MINUTE: Duration = Duration::from_secs(60);
+
+type Failed = Box<dyn Error + Send + Sync>;
+
+/// Runs the host until it is told to stop; the exit status: 0 after a drain, 1 where it could not start.
 #[must_use]
 pub fn run(settings: &Settings, ready_file: Option<&Path>) -> u8 {
-    tracing::error!(state = %settings.state.dir.display(), ?ready_file, "this build has no host in it");
-    1
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "no threads to run on");
+            return 1;
+        }
+    };
+    let status = match live(&runtime, settings, ready_file) {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!("the host does not start: {error}");
+            1
+        }
+    };
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    status
+}
+
+fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Result<(), Failed> {
+    let clock = Clock::system();
+    let _lock = StateLock::acquire(&settings.state.dir)?;
+    let (types, missing_plugins) = load_types(runtime, settings)?;
+    let signer = Arc::new(Signer::new(SigningKey::load_or_create(&settings.token.key, true)?, settings.token.issuer.clone())?);
+    let (store, stored) = store::open(&settings.store.url.to_string(), &settings.base_dir, settings.token.ttl, clock.seconds())?;
+    let pool = Pool::start(runtime.handle().clone())?;
+    runtime.block_on(async {
+        let embedded = (settings.mqtt.broker == BrokerKind::Embedded).then(|| EmbeddedBroker::new(crate::broker::Limits::default()));
+        let broker: Arc<dyn Broker> = match &embedded {
+            Some(embedded) => embedded.clone(),
+            None => Arc::new(NoBroker),
+        };
+        let restored = stored.len();
+        let parts = Parts {
+            catalog: Catalog::new(types),
+            pool: pool.clone(),
+            broker: broker.clone(),
+            store: store.clone(),
+            clock,
+            grant_ttl: settings.token.ttl,
+            id_digits: settings.sessions.id_digits,
+            pin_digits: settings.sessions.pin_digits,
+        };
+        let manager = Manager::new(parts, stored);
+        let ports = Arc::new(Ports {
+            manager: manager.clone(),
+            signer: signer.clone(),
+            token_ttl: settings.token.ttl,
+            username: match settings.mqtt.username {
+                config::UsernameRule::SessionId => UsernameRule::SessionId,
+                config::UsernameRule::ClientId => UsernameRule::ClientId,
+            },
+            mqtt_public_url: settings.mqtt.public_url.clone(),
+            broker: broker.clone(),
+            store: store.clone(),
+            has_broker: embedded.is_some(),
+            missing_plugins,
+            draining: AtomicBool::new(false),
+        });
+        // All addresses are bound before the first connection is served.
+        let admin = serve::bind(&settings.admin.listen).await?;
+        let iot = serve::bind(&settings.iot.listen).await?;
+        if let Some(embedded) = &embedded {
+            let admission = Arc::new(TokenAdmission { manager: manager.clone(), signer });
+            embedded.serve(admission, manager.clone(), &settings.mqtt.listen, &settings.mqtt.websocket_listen).await?;
+        }
+        let addresses = addresses(&admin, &iot, &*broker)?;
+        let (stop, stopping) = watch::channel(false);
+        let servers = start_servers(&ports, admin, iot, embedded.as_ref(), &stopping);
+        let main_loop = tokio::spawn(periodic(&manager).run(stopping));
+        let mut signals = Signals::new()?;
+        if let Some(file) = ready_file {
+            write_ready_file(file, &addresses).map_err(|e| format!("the ready file {} cannot be written: {e}", file.display()))?;
+        }
+        tracing::info!(sessions = restored, addresses = %addresses, "ready");
+        signals.wait().await;
+        tracing::info!("stopping; a second signal ends it at once");
+        ports.draining.store(true, Ordering::Relaxed);
+        let drain = async {
+            stop.send_replace(true);
+            for server in servers {
+                // A server that panicked has nothing in flight any more.
+                let _ = server.await;
+            }
+            let _ = main_loop.await;
+            manager.stop().await;
+            broker.shutdown().await;
+            store.shutdown().await;
+        };
+        tokio::select! {
+            () = drain => tracing::info!("stopped"),
+            () = signals.wait() => tracing::warn!("stopped at once, at the second signal"),
+        }
+        pool.stop();
+        Ok(())
+    })
+}
+
+fn start_servers(
+    ports: &Arc<Ports>,
+    admin: Vec<TcpListener>,
+    iot: Vec<TcpListener>,
+    embedded: Option<&Arc<EmbeddedBroker>>,
+    stopping: &watch::Receiver<bool>,
+) -> [JoinHandle<()>; 2] {
+    let mqtt = embedded.map(EmbeddedBroker::websocket_router);
+    let (admin_router, iot_router) = (admin::router(ports.clone()), iot::router(ports.clone(), mqtt));
+    [
+        tokio::spawn(serve::serve(admin, admin_router, serve::Limits::trusted(), stopping.clone())),
+        tokio::spawn(serve::serve(iot, iot_router, serve::Limits::public(), stopping.clone())),
+    ]
+}
+
+/// Loads the plugin of each type. What a type that is not required lacks is told beside.
+fn load_types(runtime: &Runtime, settings: &Settings) -> Result<(Vec<Type>, Vec<String>), Failed> {
+    let libraries = Libraries::new(settings.state.dir.join("plugins"), log_level(), |file| {
+        let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+        HostObj::new(LibraryHost { file: name.into() })
+    });
+    let (mut types, mut missing, mut fatal) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, wanted) in &settings.types {
+        let plugin = load_plugin(runtime, &libraries, name, wanted).map_err(|reason| {
+            let text = format!("type {name}: {reason}");
+            if wanted.required {
+                fatal.push(text);
+            } else {
+                tracing::error!("{text}");
+                missing.push(text);
+            }
+            reason.into()
+        });
+        types.push(Type { name: name.as_str().into(), plugin, deadline: wanted.deadline, lane: Arc::default() });
+    }
+    if fatal.is_empty() { Ok((types, missing)) } else { Err(fatal.join("; ").into()) }
+}
+
+fn load_plugin(runtime: &Runtime, libraries: &Libraries, name: &str, wanted: &config::Type) -> Result<Plugin, String> {
+    let library = libraries.load(&wanted.plugin, None).map_err(|refusal| refusal.to_string())?;
+    let manifest = library.choose_conductor(wanted.conductor.as_deref(), name).map_err(|refusal| refusal.to_string())?.clone();
+    let config = wanted.config.as_ref().map_or_else(|| "{}".to_owned(), |config| Value::Object(config.clone()).to_string());
+    if let RErr(failure) = runtime.block_on(library.check_config(&manifest.name, config.as_bytes())) {
+        return Err(format!("types.{name}.config: {}", failure.message));
+    }
+    tracing::info!(r#type = name, conductor = manifest.name, file = %library.file().display(), hash = %library.hash(), "plugin loaded");
+    let config = RawValue::from_string(config).map_err(|e| e.to_string())?;
+    Ok(Plugin { conductor: manifest.name.clone(), manifest, library, config })
+}
+
+/// The most detailed level that any part of the log takes, as plugins count.
+fn log_level() -> u8 {
+    match LevelFilter::current() {
+        LevelFilter::OFF => 0,
+        LevelFilter::ERROR => 1,
+        LevelFilter::WARN => 2,
+        LevelFilter::INFO => 3,
+        LevelFilter::DEBUG => 4,
+        _ => 5,
+    }
+}
+
+/// What the host does again and again.
+fn periodic(manager: &Arc<Manager>) -> MainLoop {
+    let (expiring, summing) = (manager.clone(), manager.clone());
+    let mut main_loop = MainLoop::new();
+    main_loop
+        .every("end expired grants", MINUTE, move || {
+            let manager = expiring.clone();
+            async move { Ok(manager.end_expired_grants().await?) }
+        })
+        .every("log a summary", MINUTE, move || {
+            summary(&summing);
+            async { Ok(()) }
+        });
+    main_loop
+}
+
+fn summary(manager: &Manager) {
+    let Counts { requests, joins, messages, dropped } = &manager.world().counts;
+    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    tracing::info!(
+        sessions = manager.count(),
+        requests = count(requests),
+        joins = count(joins),
+        messages = count(messages),
+        dropped = count(dropped),
+        "summary"
+    );
+}
+
+/// Where everything listens, as the ready file says it: the first address of each kind.
+fn addresses(admin: &[TcpListener], iot: &[TcpListener], broker: &dyn Broker) -> io::Result<Value> {
+    let first = |listeners: &[TcpListener]| listeners.first().map(TcpListener::local_addr).transpose();
+    let text = |address: Option<SocketAddr>| address.map(|address| address.to_string());
+    let endpoints = broker.endpoints();
+    Ok(json!({
+        "admin": text(first(admin)?),
+        "iot": text(first(iot)?),
+        "mqtt": text(endpoints.tcp.first().copied()),
+        "mqtt_websocket": text(endpoints.websocket.first().copied()),
+    }))
+}
+
+/// Written whole: whoever waits for the file finds all of it.
+fn write_ready_file(file: &Path, addresses: &Value) -> io::Result<()> {
+    let mut temporary = file.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = PathBuf::from(temporary);
+    fs::write(&temporary, format!("{addresses}\n"))?;
+    fs::rename(&temporary, file)
+}
+
+/// What asks a host to stop: SIGTERM and SIGINT, or Ctrl-C.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {})
+    }
+
+    async fn wait(&mut self) {
+        if let Err(error) = tokio::signal::ctrl_c().await {
+            tracing::error!(%error, "Ctrl-C cannot be waited for; end the process in another way");
+            std::future::pending::<()>().await;
+        }
+    }
 }

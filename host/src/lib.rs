@@ -1,10 +1,12 @@
 //! The session server: sessions, their conductors out of plugins, tokens and MQTT.
 
+pub mod admission;
 pub mod app;
 pub mod broker;
 pub mod cli;
 pub mod conductors;
 pub mod config;
+pub mod http;
 pub mod logging;
 pub mod sessions;
 pub mod store;

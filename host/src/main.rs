@@ -11,8 +11,8 @@ use conductor_host::{
     logging,
 };
 
-/// The product's version; the plugin interface's belongs beside it.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The version of the product, and of the contract with plugins.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (plugin ABI 1.0)");
 
 fn main() -> ExitCode {
     let next = cli::start(std::env::args_os(), std::env::vars_os(), VERSION, &mut io::stdout(), &mut io::stderr());

@@ -24,7 +24,7 @@ use mqtt5::{
 use tokio::sync::{Notify, broadcast};
 
 use super::{Admitted, Message, gate, room::Room};
-use crate::tokens::grant::Grant;
+use crate::{sessions::clock::Clock, tokens::grant::Grant};
 
 /// How long a connection that was told to end may take; then it is cut.
 const GRACE: Duration = Duration::from_secs(1);
@@ -287,7 +287,7 @@ impl Drop for Stay {
 }
 
 async fn until(moment: SystemTime) {
-    while let Ok(left) = moment.duration_since(SystemTime::now())
+    while let Ok(left) = moment.duration_since(Clock::system().now())
         && !left.is_zero()
     {
         tokio::time::sleep(left.min(CLOCK_CHECK)).await;

@@ -34,7 +34,7 @@ use super::{
     stream::GateStream,
 };
 use crate::{
-    sessions::SessionId,
+    sessions::{SessionId, clock::Clock},
     tokens::grant::{self, Grant},
 };
 
@@ -224,7 +224,7 @@ impl EmbeddedBroker {
         let seen = self.rooms().ends;
         let admitted = seams.admission.admit(&gate::request(connect, peer))?;
         let named_otherwise = !connect.client_id.is_empty() && connect.client_id != *admitted.client_id;
-        if admitted.client_id.is_empty() || named_otherwise || admitted.expires_at <= SystemTime::now() {
+        if admitted.client_id.is_empty() || named_otherwise || admitted.expires_at <= Clock::system().now() {
             return Err(Refusal::BadCredentials);
         }
         if connect.will.as_ref().is_some_and(|will| !admitted.grant.may_publish(&will.topic)) {

@@ -26,7 +26,7 @@ pub(in crate::broker) fn connection(version: u8, id_is_assigned: bool) -> Arc<Co
         session,
         client_id: "dev".into(),
         grant: Grant::whole_session(session),
-        expires_at: SystemTime::now() + Duration::from_secs(60),
+        expires_at: crate::sessions::clock::Clock::system().now() + Duration::from_secs(60),
     };
     Arc::new(Connection::new(room, &connect, &admitted, "127.0.0.1:1".parse().unwrap()))
 }

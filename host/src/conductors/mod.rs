@@ -1,11 +1,15 @@
 //! Conductors: the plugins they come from, the threads they run on, and what they may ask of the host.
 
 pub mod catalog;
+pub mod inspect;
 pub mod instance;
 pub mod lane;
 pub mod library;
+mod platform;
 pub mod pool;
 pub mod priority;
+pub mod refusal;
+pub mod resolve;
 pub mod services;
 mod watchdog;
 

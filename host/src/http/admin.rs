@@ -28,7 +28,6 @@ const PAGE: usize = 50;
 const MAX_PAGE: usize = 500;
 
 /// The routes of the port.
-#[must_use]
 pub fn router(ports: Arc<Ports>) -> Router {
     let allowed = |allow: &'static str| move || std::future::ready(not_allowed(allow));
     Router::new()
@@ -113,11 +112,7 @@ struct Create {
     r#type: String,
 }
 
-async fn create(
-    State(ports): State<Arc<Ports>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    body: Body,
-) -> Result<Response, Problem> {
+async fn create(State(ports): State<Arc<Ports>>, ConnectInfo(peer): ConnectInfo<SocketAddr>, body: Body) -> Result<Response, Problem> {
     let Create { r#type } = body::json(body, BODY).await?;
     let session = ports.manager.create(&r#type, Caller::at(Port::Admin, peer)).await?;
     let location = format!("/v1/sessions/{}", session.id());
@@ -131,13 +126,17 @@ async fn list(State(ports): State<Arc<Ports>>, RawQuery(query): RawQuery) -> Res
     };
     let limit = match parameter("limit")? {
         None => PAGE,
-        Some(text) => text.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit)).ok_or_else(|| {
-            Problem::bad_request(format!("\"limit\" must be a number from 1 to {MAX_PAGE}, not {text:?}"))
-        })?,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|limit| (1..=MAX_PAGE).contains(limit))
+            .ok_or_else(|| Problem::bad_request(format!("\"limit\" must be a number from 1 to {MAX_PAGE}, not {text:?}")))?,
     };
     let after = match parameter("cursor")? {
         None => None,
-        Some(text) => Some(SessionId::parse(&text).ok_or_else(|| Problem::bad_request("\"cursor\" must be the next_cursor of an earlier page"))?),
+        Some(text) => {
+            Some(SessionId::parse(&text).ok_or_else(|| Problem::bad_request("\"cursor\" must be the next_cursor of an earlier page"))?)
+        }
     };
     let mut page = ports.manager.page(after, limit + 1);
     let more = page.len() > limit;

@@ -20,20 +20,20 @@ pub struct Problem {
     /// For people.
     detail: String,
     #[serde(flatten)]
-    more: Map<String, Value>,
+    more: Option<Box<Map<String, Value>>>,
 }
 
 impl Problem {
     /// A problem with this status and stable code.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
-        Self { r#type: "about:blank", title, status: status.as_u16(), code, detail: detail.into(), more: Map::new() }
+        Self { r#type: "about:blank", title, status: status.as_u16(), code, detail: detail.into(), more: None }
     }
 
     /// Adds a member.
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
-        self.more.insert(key.to_owned(), value.into());
+        self.more.get_or_insert_default().insert(key.to_owned(), value.into());
         self
     }
 

@@ -1,6 +1,10 @@
 //! The public port: devices join here.
 
-use std::{net::SocketAddr, sync::Arc, time::{Duration, SystemTime, UNIX_EPOCH}};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use axum::{
     Json, Router,
@@ -24,7 +28,6 @@ use crate::{
 pub(super) const BODY: usize = 4096;
 
 /// The routes of the port. `mqtt` is merged in: the WebSocket side of the broker.
-#[must_use]
 pub fn router(ports: Arc<Ports>, mqtt: Option<Router>) -> Router {
     let joins = Router::new()
         .route("/api/joinSession", only_post(legacy::join_session))
@@ -41,8 +44,7 @@ pub fn router(ports: Arc<Ports>, mqtt: Option<Router>) -> Router {
 
 /// Pages of any origin may join: what counts is the pin. Every answer says so, with or without an `Origin`.
 async fn cors(request: Request, next: Next) -> Response {
-    let mut response =
-        if request.method() == Method::OPTIONS { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
+    let mut response = if request.method() == Method::OPTIONS { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("content-type"));

@@ -53,12 +53,7 @@ fn view(session: &Session) -> SessionView {
         StoredClient::Joined { client_id, .. } => Value::from(&**client_id),
         StoredClient::Foreign(value) => value.clone(),
     });
-    SessionView {
-        id: record.id.to_string(),
-        pin: record.pin.reveal(),
-        r#type: record.type_name.to_string(),
-        clients: clients.collect(),
-    }
+    SessionView { id: record.id.to_string(), pin: record.pin.reveal(), r#type: record.type_name.to_string(), clients: clients.collect() }
 }
 
 pub(super) async fn create_session(
@@ -108,9 +103,7 @@ pub(super) async fn conductor_request(
     };
     match answer {
         Ok(result) => result_json(result),
-        Err(Refused::NoSuchSession | Refused::Conductor(Trouble::Closed)) => {
-            Ok(json_text(StatusCode::OK, &"Could not locate session"))
-        }
+        Err(Refused::NoSuchSession | Refused::Conductor(Trouble::Closed)) => Ok(json_text(StatusCode::OK, &"Could not locate session")),
         Err(Refused::Conductor(Trouble::UnknownMethod(_))) => {
             Ok(json_text(StatusCode::OK, &format!("Error: No handler function registered for method: {method}")))
         }
@@ -141,11 +134,7 @@ pub(super) fn check_result(result: &[u8]) -> Result<&RawValue, Problem> {
         .map_err(|error| Problem::new(StatusCode::BAD_GATEWAY, "invalid_reply", format!("the conductor's answer is not JSON: {error}")))
 }
 
-pub(super) async fn join_session(
-    State(ports): State<Arc<Ports>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    body: Body,
-) -> Response {
+pub(super) async fn join_session(State(ports): State<Arc<Ports>>, ConnectInfo(peer): ConnectInfo<SocketAddr>, body: Body) -> Response {
     let bytes = match body::read(body, iot::BODY).await {
         Ok(bytes) => bytes,
         Err(problem) => return problem.into_response(),
@@ -173,7 +162,11 @@ pub(super) async fn join_session(
 /// 1 to 64 printable characters of any script, at most 128 bytes, none that means something in a topic.
 fn is_legacy_client(name: &str) -> bool {
     let printable = |c: char| !c.is_control() && !"+#/$\\".contains(c) && !is_invisible(c);
-    (1..=64).contains(&name.chars().count()) && name.len() <= 128 && name.chars().all(printable) && !name.trim().is_empty() && !iot::is_reserved(name)
+    (1..=64).contains(&name.chars().count())
+        && name.len() <= 128
+        && name.chars().all(printable)
+        && !name.trim().is_empty()
+        && !iot::is_reserved(name)
 }
 
 /// Line and paragraph separators and the characters that steer text direction: not printable, though no control characters.
@@ -187,7 +180,14 @@ mod tests {
 
     #[test]
     fn params_are_json_or_text_or_null() {
-        for (given, passed) in [(None, "null"), (Some(""), "null"), (Some("d"), "\"d\""), (Some("[1, 2]"), "[1, 2]"), (Some("{}"), "{}"), (Some("None"), "\"None\"")] {
+        for (given, passed) in [
+            (None, "null"),
+            (Some(""), "null"),
+            (Some("d"), "\"d\""),
+            (Some("[1, 2]"), "[1, 2]"),
+            (Some("{}"), "{}"),
+            (Some("None"), "\"None\""),
+        ] {
             assert_eq!(params(given.map(str::to_owned)), passed.as_bytes(), "{given:?}");
         }
     }
@@ -197,7 +197,22 @@ mod tests {
         for name in ["a", "späce unit", "客户端", &"x".repeat(64)] {
             assert!(is_legacy_client(name), "{name}");
         }
-        for name in ["", " ", "a/b", "a+", "#", "$x", "a\\b", "a\nb", "a\0", "a\u{7f}", "a\u{202e}b", "iotserver", &"x".repeat(65), &"客".repeat(43)] {
+        for name in [
+            "",
+            " ",
+            "a/b",
+            "a+",
+            "#",
+            "$x",
+            "a\\b",
+            "a\nb",
+            "a\0",
+            "a\u{7f}",
+            "a\u{202e}b",
+            "iotserver",
+            &"x".repeat(65),
+            &"客".repeat(43),
+        ] {
             assert!(!is_legacy_client(name), "{name:?}");
         }
     }

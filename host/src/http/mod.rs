@@ -62,7 +62,7 @@ pub struct Ports {
     /// Where everything goes.
     pub manager: Arc<Manager>,
     /// Signs what joins get.
-    pub signer: Signer,
+    pub signer: Arc<Signer>,
     /// How long a token is good.
     pub token_ttl: Duration,
     /// What clients are told to use as their MQTT username.

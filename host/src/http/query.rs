@@ -13,8 +13,8 @@ pub struct Undecodable;
 /// # Errors
 /// Where that value holds a percent sign without two hexadecimal digits, or bytes that are not UTF-8.
 pub fn parameter(query: &str, name: &str) -> Result<Option<String>, Undecodable> {
-    let pairs = query.split('&').filter(|pair| !pair.is_empty());
-    let last = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).filter(|(key, _)| decode(key).is_ok_and(|key| key == name)).last();
+    let mut pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let last = pairs.rfind(|(key, _)| decode(key).is_ok_and(|key| key == name));
     last.map(|(_, value)| decode(value).map(|value| value.trim().to_owned())).transpose()
 }
 

@@ -4,10 +4,7 @@ use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::D
 
 use axum::{Router, body::Body, extract::ConnectInfo};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::{GracefulShutdown, Watcher},
-};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -61,34 +58,27 @@ pub async fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
 /// Serves until `stop` becomes true; then takes no more connections, and gives what is in flight [`DRAIN`].
 pub async fn serve(listeners: Vec<TcpListener>, router: Router, limits: Limits, stop: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(limits.connections));
-    let graceful = GracefulShutdown::new();
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        accepting.spawn(accept(listener, router.clone(), limits, places.clone(), graceful.watcher(), stop.clone()));
+        accepting.spawn(accept(listener, router.clone(), limits, places.clone(), stop.clone()));
     }
     while accepting.join_next().await.is_some() {}
-    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+    let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
+    if tokio::time::timeout(DRAIN, places.acquire_many(all)).await.is_err() {
         tracing::warn!("requests still in flight after {} s are cut off", DRAIN.as_secs());
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    router: Router,
-    limits: Limits,
-    places: Arc<Semaphore>,
-    watcher: Watcher,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn accept(listener: TcpListener, router: Router, limits: Limits, places: Arc<Semaphore>, mut stop: watch::Receiver<bool>) {
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => return,
+            () = stopped(&mut stop) => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => match places.clone().try_acquire_owned() {
-                Ok(place) => drop(tokio::spawn(connection(stream, peer, router.clone(), limits, watcher.clone(), place))),
+                Ok(place) => drop(tokio::spawn(connection(stream, peer, router.clone(), limits, stop.clone(), place))),
                 Err(_) => tracing::debug!(%peer, "closed at once: too many connections"),
             },
             Err(error) => {
@@ -105,7 +95,7 @@ async fn connection(
     peer: SocketAddr,
     router: Router,
     limits: Limits,
-    watcher: Watcher,
+    mut stop: watch::Receiver<bool>,
     place: OwnedSemaphorePermit,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
@@ -125,9 +115,26 @@ async fn connection(
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    let served = pin!(watcher.watch(connection));
-    if let Err(error) = served.await {
+    let mut connection = pin!(connection);
+    let done = tokio::select! {
+        served = connection.as_mut() => Some(served),
+        () = stopped(&mut stop) => None,
+    };
+    let served = match done {
+        Some(served) => served,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
         tracing::debug!(%peer, %error, "a connection ended with an error");
     }
     drop(place);
+}
+
+/// Resolves when `stop` becomes true, or its sender is gone.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // The result is a guard on the value; it must not live on.
+    let _ = stop.wait_for(|stop| *stop).await;
 }

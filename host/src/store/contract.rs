@@ -42,7 +42,7 @@ impl Place {
     }
 
     fn open(&self) -> (Arc<dyn Store>, Vec<Arc<StoredSession>>) {
-        open(self.url, self.folder.path(), Duration::from_secs(60)).unwrap()
+        open(self.url, self.folder.path(), Duration::from_secs(60), 0).unwrap()
     }
 
     fn keeps(&self) -> bool {

@@ -17,7 +17,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -169,20 +169,19 @@ pub enum OpenError {
 pub type Opened<S> = Result<(S, Vec<Arc<StoredSession>>), OpenError>;
 
 /// Opens the store that `url` names (`memory:`, or `json:FILE` relative to `base`) and returns it with its sessions. Blocks: it
-/// reads the whole file. Stored clients without an expiry, as the reference writes them, count as granted now, for `grant_ttl`.
+/// reads the whole file. Stored clients without an expiry, as the reference writes them, count as granted `now` (seconds since the Unix epoch), for `grant_ttl`.
 ///
 /// The store belongs to this process from then on: until [`Store::shutdown`] has resolved or the process has ended.
 ///
 /// # Errors
 /// Where the url is unknown, another process uses the store, or the file cannot be read and understood; the file is not touched then.
-pub fn open(url: &str, base: &Path, grant_ttl: Duration) -> Opened<Arc<dyn Store>> {
+pub fn open(url: &str, base: &Path, grant_ttl: Duration, now: u64) -> Opened<Arc<dyn Store>> {
     let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
     match scheme {
         "memory" if url == "memory:" => Ok((Arc::new(memory::MemoryStore::default()), Vec::new())),
         "json" if url == "json:" => Err(OpenError::NoFile),
         "json" if !rest.is_empty() => {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            let granted_until = now.saturating_add(grant_ttl).as_secs();
+            let granted_until = now.saturating_add(grant_ttl.as_secs());
             let (store, sessions) = json::JsonStore::open(&base.join(rest), granted_until, json::RETRY, disk::RealDisk)?;
             Ok((Arc::new(store), sessions))
         }
@@ -195,7 +194,7 @@ mod tests {
     use super::*;
 
     fn refusal(url: &str) -> String {
-        open(url, Path::new("/nowhere"), Duration::ZERO).unwrap_err().to_string()
+        open(url, Path::new("/nowhere"), Duration::ZERO, 0).unwrap_err().to_string()
     }
 
     #[test]

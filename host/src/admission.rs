@@ -1,0 +1,70 @@
+//! Who may connect to the broker: the token, the client's record in its session, and what the CONNECT packet claims must agree.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use crate::{
+    broker::{Admission, Admitted, ConnectRequest, Refusal},
+    sessions::{Manager, SessionId},
+    store::StoredClient,
+    tokens::{grant::Grant, signer::Signer},
+};
+
+/// Checks tokens against the live sessions.
+pub struct TokenAdmission {
+    /// Where the sessions are.
+    pub manager: Arc<Manager>,
+    /// Knows this host's tokens.
+    pub signer: Arc<Signer>,
+}
+
+impl TokenAdmission {
+    /// The verdict with its reason, for the log.
+    fn decide(&self, connect: &ConnectRequest<'_>) -> Result<Admitted, (Refusal, String)> {
+        let bad = |reason: &str| (Refusal::BadCredentials, reason.to_owned());
+        let clock = self.manager.world().clock;
+        let token = connect.password.ok_or_else(|| bad("no token"))?;
+        let claims = self.signer.verify(token, clock.now()).map_err(|error| bad(&format!("the token is refused: {error}")))?;
+        if connect.username != Some(&claims.sub) {
+            return Err(bad("the username is not the token's"));
+        }
+        if !connect.client_id.is_empty() && connect.client_id != claims.client_id {
+            return Err(bad("the client id is not the token's"));
+        }
+        let session = SessionId::parse(&claims.sid).and_then(|id| self.manager.get(id)).ok_or_else(|| bad("the session is closed"))?;
+        let record = session.record();
+        // A token of an earlier session that had this id opens nothing here.
+        if claims.iat < record.created_at / 1000 {
+            return Err(bad("the token is older than the session"));
+        }
+        let expires_at = record.clients.iter().find_map(|client| match client {
+            StoredClient::Joined { client_id, expires_at } if **client_id == claims.client_id => Some(*expires_at),
+            _ => None,
+        });
+        let recorded = expires_at.filter(|end| *end > clock.seconds()).ok_or_else(|| bad("the client is not in the session"))?;
+        let grant = Grant::whole_session(session.id()).intersect(&Grant::from_lists(claims.subs, claims.publ));
+        if connect.will_topic.is_some_and(|topic| !grant.may_publish(topic)) {
+            return Err((Refusal::NotAuthorized, "the topic of the last will is outside of the grant".to_owned()));
+        }
+        let expires_at = UNIX_EPOCH + Duration::from_secs(claims.exp.min(recorded));
+        Ok(Admitted { session: session.id(), client_id: claims.client_id.into(), grant, expires_at })
+    }
+}
+
+impl Admission for TokenAdmission {
+    fn admit(&self, connect: &ConnectRequest<'_>) -> Result<Admitted, Refusal> {
+        self.decide(connect).map_err(|(refusal, reason)| {
+            tracing::info!(peer = %connect.peer, client_id = connect.client_id, reason, "an MQTT connection was refused");
+            refusal
+        })
+    }
+}
+
+impl fmt::Debug for TokenAdmission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenAdmission")
+    }
+}

@@ -1,0 +1,158 @@
+//! Why a plugin is not used: one short message for each case.
+
+use std::{fmt, path::PathBuf};
+
+use conductor_abi::ABI_VERSION;
+
+/// A plugin that is not used. Displays as one line: the file, what was found, what was expected, what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The file that was looked at, resolved.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    pub reason: Reason,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "plugin {}: {}", self.file.display(), self.reason)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// What is wrong with a plugin. Texts of the system or of the plugin are kept as text, so that a refusal can be kept, too.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// Nothing is there.
+    #[error("there is no such file{}; build the plugin, or correct its path in the settings", meant(.configured))]
+    Missing {
+        /// The path in the settings, where it is a stem that had to be resolved.
+        configured: Option<PathBuf>,
+    },
+    /// A folder is there.
+    #[error("this is a folder; name the library file in it, by its full name or as FOLDER/NAME without prefix and ending")]
+    Folder,
+    /// A device, a pipe or the like is there.
+    #[error("this is not a regular file; name a library file")]
+    Special,
+    /// The system does not let the host read it.
+    #[error("it cannot be read: {0}; give the host's user the right to read it")]
+    Unreadable(String),
+    /// Others could put their code into the host.
+    #[error("{0} is writable by everybody, who could so run code in the host; remove that right (chmod o-w)")]
+    WritableByOthers(String),
+    /// Far too large.
+    #[error("the file has more than {limit} bytes, the most that is accepted; is this really the plugin?")]
+    TooLarge {
+        /// In bytes.
+        limit: u64,
+    },
+    /// The content is not what the settings pin.
+    #[error("its SHA-256 is {found}, but the settings pin {pinned}; restore the file, or pin the new one if you trust it")]
+    OtherContent {
+        /// Of the file, in hexadecimal.
+        found: String,
+        /// Of the settings, in hexadecimal.
+        pinned: String,
+    },
+    /// No library of any system.
+    #[error("this is {found}, not a shared library; a plugin is what cargo builds with crate-type = [\"cdylib\"]")]
+    NotALibrary {
+        /// What it is, with its article.
+        found: String,
+    },
+    /// The beginning of a library, or one with nonsense in its headers.
+    #[error("the file is cut short or damaged ({detail}; it has {size} bytes); copy it again")]
+    Damaged {
+        /// Which part is not there or not right.
+        detail: String,
+        /// The file's size.
+        size: usize,
+    },
+    /// For another system or processor.
+    #[error("this is {found}, but this host needs {expected}; use the plugin that was built for this system")]
+    OtherPlatform {
+        /// What it is, with its article.
+        found: String,
+        /// What would be right, with its article.
+        expected: String,
+    },
+    /// A library without our entry symbol.
+    #[error(
+        "this is a shared library, but not a plugin: it exports no usable symbol {symbol}; a plugin is built with \
+         conductor-host-sdk and has an export_conductors!"
+    )]
+    NotAPlugin {
+        /// The symbol that was looked for.
+        symbol: &'static str,
+    },
+    /// A plugin in the reserved C contract, which this host does not speak.
+    #[error(
+        "this plugin offers only the C contract ({symbol}), which this host does not have; use a newer host, or conductor-host-sdk 1.x"
+    )]
+    CContract {
+        /// The symbol that was found.
+        symbol: String,
+    },
+    /// Made for another major version of the contract.
+    #[error(
+        "this plugin is made for version {found} of the contract, but this host has {ABI_VERSION}; rebuild it with \
+         conductor-host-sdk 1.x, or use a host for version {found}"
+    )]
+    OtherMajor {
+        /// The version, or only its first number.
+        found: String,
+    },
+    /// The entry symbol leads to something else than a plugin's header.
+    #[error("its entry symbol does not lead to a header that this host knows ({0}); rebuild it with conductor-host-sdk 1.x")]
+    OtherHeader(String),
+    /// A type that crosses the boundary is not the one that the host knows.
+    #[error("its binary contract differs from {ABI_VERSION}, first at {difference}; rebuild it with conductor-host-sdk 1.x")]
+    OtherLayout {
+        /// The path to the first difference and the difference, in one line.
+        difference: String,
+    },
+    /// The private copy could not be made.
+    #[error("its private copy in {} cannot be made: {error}; check the rights and the space of the state folder", .folder.display())]
+    Copy {
+        /// The folder for copies.
+        folder: PathBuf,
+        /// What the system says.
+        error: String,
+    },
+    /// The system's loader does not want it.
+    #[error("the system cannot load it: {0}; a library that it needs is missing or does not fit")]
+    NotLoadable(String),
+    /// The plugin's own description is no description.
+    #[error("its manifest cannot be used: {0}; rebuild it with conductor-host-sdk 1.x")]
+    BadManifest(String),
+    /// The plugin's own start failed.
+    #[error("it failed to start: {0}")]
+    InitFailed(String),
+    /// The settings ask for a conductor that it has not.
+    #[error("it offers no conductor {wanted:?}; it offers {offered}: set conductor = \"…\" in the type to one of these")]
+    NoSuchConductor {
+        /// The name asked for.
+        wanted: String,
+        /// The names offered, quoted and with commas between.
+        offered: String,
+    },
+    /// It offers several, none is named as the type, and the settings do not say which.
+    #[error(
+        "it offers several conductors, none of them named as the type {type_name:?}: {offered}; set conductor = \"…\" in the type to one of these"
+    )]
+    WhichConductor {
+        /// The type.
+        type_name: String,
+        /// The names offered, quoted and with commas between.
+        offered: String,
+    },
+}
+
+fn meant(configured: &Option<PathBuf>) -> String {
+    configured
+        .as_ref()
+        .map_or_else(String::new, |path| format!(" (which is what {:?} in the settings means on this system)", path.display()))
+}
