@@ -122,11 +122,12 @@ async fn a_will_that_lost_its_right_is_not_sent() {
 
 #[tokio::test]
 async fn shutdown_tells_clients_and_stops_listening() {
-    let mut host = Host::start().await;
+    let mut host = Host::with(Limits { connect_time: std::time::Duration::from_secs(60), ..Limits::default() }).await;
+    // Before the others, so that it was accepted when they were answered.
+    let mut undecided = Raw::open(host.tcp).await;
     let will = Some(("/1/gone", "will", 1, false, 0));
     let mut five = Raw::connect(host.tcp, &Connect { will, ..connect(5, "1:five") }).await;
     let mut four = Raw::connect(host.tcp, &connect(4, "2:four")).await;
-    let mut undecided = Raw::open(host.tcp).await;
     soon("shutdown", host.broker.shutdown()).await;
     let last = five.last_packets().await;
     assert_eq!((last.len(), last[0][0], last[0][2]), (1, 0xe0, 0x8b), "server shutting down");
