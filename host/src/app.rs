@@ -105,6 +105,7 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
             embedded.serve(admission, manager.clone(), &settings.mqtt.listen, &settings.mqtt.websocket_listen).await?;
         }
         let addresses = addresses(&admin, &iot, &*broker)?;
+        manager.start();
         let (stop, stopping) = watch::channel(false);
         let servers = start_servers(&ports, admin, iot, embedded.as_ref(), &stopping);
         let main_loop = tokio::spawn(periodic(&manager).run(stopping));

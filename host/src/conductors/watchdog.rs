@@ -154,7 +154,6 @@ mod tests {
         slot.plugin_code(|| {
             assert_eq!(look(&slots, &mut seen), (true, 0));
             assert_eq!(look(&slots, &mut seen), (true, 0));
-            assert_eq!(look(&slots, &mut seen), (true, 0));
             assert_eq!(look(&slots, &mut seen), (true, 1));
             assert!(slot.is_leaving());
         });

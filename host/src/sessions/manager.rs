@@ -133,8 +133,7 @@ pub struct Parts {
 }
 
 impl Manager {
-    /// A manager with the sessions that the store held. Conductors of types that are not lazy are made at once, in the
-    /// background.
+    /// A manager with the sessions that the store held; [`Manager::start`] makes their conductors.
     #[must_use]
     pub fn new(parts: Parts, stored: Vec<Arc<StoredSession>>) -> Arc<Self> {
         let Parts { catalog, pool, broker, store, clock, grant_ttl, id_digits, pin_digits } = parts;
@@ -156,24 +155,24 @@ impl Manager {
                 let name = &record.type_name;
                 missing.entry(name.clone()).or_insert_with(|| Arc::new(Catalog::missing(name))).clone()
             });
-            let session = Session::new(record, kind, self.world.clone(), false);
-            let eager = session.kind().plugin.as_ref().is_ok_and(|plugin| !plugin.manifest.lazy);
-            self.directory.add(session.clone());
-            if eager {
-                let event = Event {
-                    what: What::Make(Caller::host()),
-                    deadline: tokio::time::Instant::now() + RESTORE_DEADLINE,
-                    time: self.world.clock.millis(),
-                    answer: None,
-                };
-                if let Err(error) = session.post(event) {
-                    tracing::error!(session = %session.id(), %error, "the conductor was not made");
-                }
-            }
+            self.directory.add(Session::new(record, kind, self.world.clone(), false));
         }
         for kind in missing.into_values() {
             if let Err(reason) = &kind.plugin {
                 tracing::error!(r#type = %kind.name, "stored sessions are unavailable: {reason}");
+            }
+        }
+    }
+
+    /// Makes the conductors of restored sessions whose types are not lazy, in the background. Called once the broker serves,
+    /// so that they can publish.
+    pub fn start(&self) {
+        let eager = |session: &Arc<Session>| session.kind().plugin.as_ref().is_ok_and(|plugin| !plugin.manifest.lazy);
+        for session in self.directory.all().into_iter().filter(eager) {
+            let what = What::Make(Caller::host());
+            let deadline = tokio::time::Instant::now() + RESTORE_DEADLINE;
+            if let Err(error) = session.post(Event { what, deadline, time: self.world.clock.millis(), answer: None }) {
+                tracing::error!(session = %session.id(), %error, "the conductor was not made");
             }
         }
     }
@@ -271,6 +270,7 @@ impl Manager {
             };
             let session = Session::new(Arc::new(record), kind.clone(), self.world.clone(), true);
             if self.directory.add(session.clone()) {
+                self.world.broker.open_session(session.id());
                 return Ok(session);
             }
         }

@@ -45,6 +45,21 @@ async fn a_retained_message_of_the_hosts_waits_for_the_first_client() {
 }
 
 #[tokio::test]
+async fn a_closed_session_takes_no_message_and_a_new_one_of_its_id_does() {
+    let host = Host::start().await;
+    host.broker.close_session(id("1")).await;
+    for retain in [false, true] {
+        let late = host.broker.publish(id("1"), "/1/x", Bytes::from_static(b"late"), 0, retain).await;
+        assert!(matches!(late, Err(BrokerError::Closed(_))), "{late:?}");
+    }
+    host.broker.open_session(id("1"));
+    host.broker.publish(id("1"), "/1/x", Bytes::from_static(b"new"), 0, true).await.unwrap();
+    let mut dev = Raw::connect(host.tcp, &connect(4, "1:dev")).await;
+    dev.send(&super::raw::packet(0x82, &[&[0, 1][..], &super::raw::text("/1/#"), &[0]].concat())).await;
+    assert_eq!(dev.message().await, ("/1/x".to_owned(), "new".to_owned()));
+}
+
+#[tokio::test]
 async fn what_cannot_be_published_is_said() {
     let host = Host::start().await;
     for topic in ["", "/1/#", "/1/+/x", "/1/a\0b", &"x".repeat(65_536)] {
