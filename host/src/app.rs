@@ -172,7 +172,13 @@ fn load_types(runtime: &Runtime, settings: &Settings) -> Result<(Vec<Type>, Vec<
         });
         types.push(Type { name: name.as_str().into(), plugin, deadline: wanted.deadline, lane: Arc::default() });
     }
-    if fatal.is_empty() { Ok((types, missing)) } else { Err(fatal.join("; ").into()) }
+    if !fatal.is_empty() {
+        return Err(fatal.join("; ").into());
+    }
+    if let Err(error) = libraries.remove_unused_copies() {
+        tracing::warn!(%error, "copies of earlier builds of plugins stay in the state folder");
+    }
+    Ok((types, missing))
 }
 
 fn load_plugin(runtime: &Runtime, libraries: &Libraries, name: &str, wanted: &config::Type) -> Result<Plugin, String> {

@@ -4,7 +4,7 @@
 use std::{
     net::{SocketAddr, TcpStream},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use conductor_host::{

@@ -1,0 +1,145 @@
+//! What the tests need beside Rust: looked for, installed where that is possible, and named where it is not.
+
+use std::{
+    env,
+    error::Error,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// A program that a test runs, and where it comes from.
+struct Tool {
+    program: &'static str,
+    /// Debian's package.
+    debian: &'static str,
+    /// Homebrew's.
+    brew: &'static str,
+}
+
+const TOOLS: &[Tool] = &[
+    // Real MQTT clients.
+    Tool { program: "mosquitto_sub", debian: "mosquitto-clients", brew: "mosquitto" },
+    Tool { program: "mosquitto_pub", debian: "mosquitto-clients", brew: "mosquitto" },
+    // The commands that `start` prints.
+    Tool { program: "curl", debian: "curl", brew: "curl" },
+    // Libraries that are no plugins, for this system and for Windows.
+    Tool { program: "gcc", debian: "gcc", brew: "gcc" },
+    Tool { program: "x86_64-w64-mingw32-gcc", debian: "gcc-mingw-w64-x86-64", brew: "mingw-w64" },
+    // Judges tokens, and speaks MQTT.
+    Tool { program: "python3", debian: "python3", brew: "python" },
+    Tool { program: "stdbuf", debian: "coreutils", brew: "coreutils" },
+    Tool { program: "mkfifo", debian: "coreutils", brew: "coreutils" },
+];
+
+/// What to install for Python, and the expression that fails where it is missing or too old.
+const PYTHON: &[&str] = &["paho-mqtt>=2,<3", "pyjwt>=2.4", "cryptography>=42"];
+const PYTHON_CHECK: &str = "import jwt, cryptography, paho.mqtt.client as paho; paho.CallbackAPIVersion";
+
+/// Sees to it that all is there; the `PATH` for the tests.
+///
+/// # Errors
+/// What is missing and how to install it.
+pub(crate) fn ensure(target: &Path) -> Result<OsString, Box<dyn Error>> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let missing = missing(TOOLS, &path);
+    if !missing.is_empty() {
+        install(&missing)?;
+    }
+    if has_python_packages(Path::new("python3")) {
+        return Ok(path);
+    }
+    // Debian and others keep their own Python for themselves (PEP 668): ours gets an environment of its own.
+    let environment = target.join("test-python");
+    let folder = environment.join("bin");
+    if !has_python_packages(&folder.join("python3")) {
+        make_environment(&environment)?;
+    }
+    Ok(env::join_paths(std::iter::once(folder).chain(env::split_paths(&path)))?)
+}
+
+fn missing<'a>(tools: &'a [Tool], path: &OsString) -> Vec<&'a Tool> {
+    let found = |program: &str| env::split_paths(path).any(|folder| folder.join(program).is_file());
+    tools.iter().filter(|tool| !found(tool.program)).collect()
+}
+
+fn install(missing: &[&Tool]) -> Result<(), Box<dyn Error>> {
+    let debian = packages(missing, |tool| tool.debian);
+    let wanted: Vec<&str> = missing.iter().map(|tool| tool.program).collect();
+    if !can_install() {
+        return Err(format!(
+            "the tests need {}. Install them first:\n  Debian, Ubuntu: sudo apt-get install {}\n  macOS: brew install {}",
+            wanted.join(", "),
+            debian.join(" "),
+            packages(missing, |tool| tool.brew).join(" "),
+        )
+        .into());
+    }
+    apt_get(&debian)
+}
+
+fn packages(tools: &[&Tool], of: impl Fn(&Tool) -> &'static str) -> Vec<&'static str> {
+    let mut packages: Vec<&str> = tools.iter().map(|tool| of(tool)).collect();
+    packages.dedup();
+    packages
+}
+
+/// Root, on Debian or a relative.
+fn can_install() -> bool {
+    #[cfg(unix)]
+    let root = rustix::process::geteuid().is_root();
+    #[cfg(not(unix))]
+    let root = false;
+    root && Path::new("/etc/debian_version").exists()
+}
+
+fn apt_get(packages: &[&str]) -> Result<(), Box<dyn Error>> {
+    eprintln!("installing {}", packages.join(", "));
+    let apt_get = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+        run(&mut command)
+    };
+    apt_get(&["update", "-q"])?;
+    apt_get(&[&["install", "-y", "-q", "--no-install-recommends"], packages].concat())
+}
+
+fn has_python_packages(python: &Path) -> bool {
+    let ended = Command::new(python).args(["-c", PYTHON_CHECK]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    ended.is_ok_and(|status| status.success())
+}
+
+fn make_environment(environment: &PathBuf) -> Result<(), Box<dyn Error>> {
+    eprintln!("making {} with {}", environment.display(), PYTHON.join(", "));
+    let make = || run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(environment));
+    if let Err(error) = make() {
+        if !can_install() {
+            return Err(format!("{error}. Python's venv is missing: on Debian and Ubuntu `sudo apt-get install python3-venv`").into());
+        }
+        apt_get(&["python3-venv"])?;
+        make()?;
+    }
+    let mut pip = Command::new(environment.join("bin/python3"));
+    run(pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PYTHON))
+        .map_err(|error| format!("{error}. The tests need these Python packages: {}", PYTHON.join(", ")).into())
+}
+
+fn run(command: &mut Command) -> Result<(), Box<dyn Error>> {
+    let shown = format!("`{}`", crate::test::shown(command));
+    let status = command.stdin(Stdio::null()).status().map_err(|error| format!("{shown}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{shown} failed ({status})").into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_found_once_per_package() {
+        let tools = missing(TOOLS, &OsString::from("/nowhere"));
+        assert_eq!(tools.len(), TOOLS.len());
+        let debian = packages(&tools, |tool| tool.debian);
+        assert_eq!(debian, ["mosquitto-clients", "curl", "gcc", "gcc-mingw-w64-x86-64", "python3", "coreutils"]);
+        assert!(missing(&TOOLS[7..], &env::var_os("PATH").unwrap()).is_empty());
+    }
+}

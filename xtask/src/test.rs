@@ -1,0 +1,85 @@
+//! `cargo xtask test`: everything that must hold, in one go.
+
+use std::{
+    ffi::OsStr,
+    process::{Command, ExitCode, Stdio},
+    time::Instant,
+};
+
+use crate::{Outcome, packages, say, workspace};
+
+/// A check: what it is for, cargo's arguments, and whether the others make sense without it.
+struct Step {
+    what: &'static str,
+    arguments: &'static [&'static str],
+    needed: bool,
+}
+
+const FORMAT: Step = Step { what: "format", arguments: &["fmt", "--all", "--check"], needed: false };
+const LINTS: Step = Step { what: "lints", arguments: &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], needed: false };
+/// With all targets, so that the programs and plugins that the tests start are made by the same build as the tests.
+const BUILD: Step = Step { what: "build", arguments: &["build", "--workspace", "--all-targets"], needed: true };
+const NEXTEST: Step = Step { what: "tests", arguments: &["nextest", "run", "--workspace", "--no-fail-fast"], needed: false };
+const TESTS: Step = Step { what: "tests", arguments: &["test", "--workspace", "--all-targets", "--no-fail-fast"], needed: false };
+const EXAMPLES: Step =
+    Step { what: "examples in the documentation", arguments: &["test", "--workspace", "--doc", "--no-fail-fast"], needed: false };
+const DOCUMENTATION: Step = Step { what: "documentation", arguments: &["doc", "--workspace", "--no-deps"], needed: false };
+
+/// Runs all of it, also where something has failed, and says at the end what did.
+pub(crate) fn run() -> Outcome {
+    let path = packages::ensure(&workspace::target()?)?;
+    let tests = if has_nextest() {
+        NEXTEST
+    } else {
+        eprintln!("cargo-nextest is not installed, so `cargo test` runs the tests (one program after the other: slower)");
+        TESTS
+    };
+    let (mut summary, mut failed) = (String::from("\n"), false);
+    for step in [FORMAT, LINTS, BUILD, tests, EXAMPLES, DOCUMENTATION] {
+        let begun = Instant::now();
+        let passed = check(&step, &path)?;
+        failed |= !passed;
+        let verdict = if passed { "ok" } else { "FAILED" };
+        summary += &format!("{verdict:>6}  {:>4} s  {}\n", begun.elapsed().as_secs(), step.what);
+        if step.needed && !passed {
+            summary += "nothing after this was looked at\n";
+            break;
+        }
+    }
+    say(&summary);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn check(step: &Step, path: &OsStr) -> Result<bool, std::io::Error> {
+    let mut command = workspace::cargo();
+    command.args(step.arguments).env("PATH", path);
+    if step.what == DOCUMENTATION.what {
+        command.env("RUSTDOCFLAGS", "-D warnings");
+    }
+    eprintln!("\n== {}: {}", step.what, shown(&command));
+    Ok(command.stdin(Stdio::null()).status()?.success())
+}
+
+fn has_nextest() -> bool {
+    let found = workspace::cargo().args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    found.is_ok_and(|status| status.success())
+}
+
+/// A command as one would type it.
+pub(crate) fn shown(command: &Command) -> String {
+    let program = std::path::Path::new(command.get_program()).file_name().unwrap_or_default();
+    let words = std::iter::once(program).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_shown_as_it_is_typed() {
+        let mut command = Command::new("/usr/bin/cargo");
+        command.args(["test", "--doc"]);
+        assert_eq!(shown(&command), "cargo test --doc");
+    }
+}
