@@ -1,6 +1,5 @@
 //! Clients that others wrote, beside the one that the tests use otherwise.
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
 
 use conductor_tests::{
     Host, HostOptions, Version, Way,
