@@ -1,4 +1,5 @@
-//! Who may connect to the broker: the token, the client's record in its session, and what the CONNECT packet claims must agree.
+//! Who may connect to the broker: the token, the username and the client's record in its session must agree. The broker itself
+//! holds the client id and the last will to what comes out of this.
 
 use std::{
     fmt,
@@ -23,32 +24,25 @@ pub struct TokenAdmission {
 
 impl TokenAdmission {
     /// The verdict with its reason, for the log.
-    fn decide(&self, connect: &ConnectRequest<'_>) -> Result<Admitted, (Refusal, String)> {
-        let bad = |reason: &str| (Refusal::BadCredentials, reason.to_owned());
+    fn decide(&self, connect: &ConnectRequest<'_>) -> Result<Admitted, String> {
         let clock = self.manager.world().clock;
-        let token = connect.password.ok_or_else(|| bad("no token"))?;
-        let claims = self.signer.verify(token, clock.now()).map_err(|error| bad(&format!("the token is refused: {error}")))?;
+        let token = connect.password.ok_or("no token")?;
+        let claims = self.signer.verify(token, clock.now()).map_err(|error| format!("the token is refused: {error}"))?;
         if connect.username != Some(&claims.sub) {
-            return Err(bad("the username is not the token's"));
+            return Err("the username is not the token's".into());
         }
-        if !connect.client_id.is_empty() && connect.client_id != claims.client_id {
-            return Err(bad("the client id is not the token's"));
-        }
-        let session = SessionId::parse(&claims.sid).and_then(|id| self.manager.get(id)).ok_or_else(|| bad("the session is closed"))?;
+        let session = SessionId::parse(&claims.sid).and_then(|id| self.manager.get(id)).ok_or("the session is closed")?;
         let record = session.record();
         // A token of an earlier session that had this id opens nothing here.
         if claims.iat < record.created_at / 1000 {
-            return Err(bad("the token is older than the session"));
+            return Err("the token is older than the session".into());
         }
         let expires_at = record.clients.iter().find_map(|client| match client {
             StoredClient::Joined { client_id, expires_at } if **client_id == claims.client_id => Some(*expires_at),
             _ => None,
         });
-        let recorded = expires_at.filter(|end| *end > clock.seconds()).ok_or_else(|| bad("the client is not in the session"))?;
+        let recorded = expires_at.filter(|end| *end > clock.seconds()).ok_or("the client is not in the session")?;
         let grant = Grant::whole_session(session.id()).intersect(&Grant::from_lists(claims.subs, claims.publ));
-        if connect.will_topic.is_some_and(|topic| !grant.may_publish(topic)) {
-            return Err((Refusal::NotAuthorized, "the topic of the last will is outside of the grant".to_owned()));
-        }
         let expires_at = UNIX_EPOCH + Duration::from_secs(claims.exp.min(recorded));
         Ok(Admitted { session: session.id(), client_id: claims.client_id.into(), grant, expires_at })
     }
@@ -56,9 +50,9 @@ impl TokenAdmission {
 
 impl Admission for TokenAdmission {
     fn admit(&self, connect: &ConnectRequest<'_>) -> Result<Admitted, Refusal> {
-        self.decide(connect).map_err(|(refusal, reason)| {
+        self.decide(connect).map_err(|reason| {
             tracing::info!(peer = %connect.peer, client_id = connect.client_id, reason, "an MQTT connection was refused");
-            refusal
+            Refusal::BadCredentials
         })
     }
 }

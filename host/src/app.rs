@@ -28,7 +28,7 @@ use crate::{
     sessions::{Manager, clock::Clock, manager::Parts, world::Counts},
     store::{self, lock::StateLock},
     tasks::MainLoop,
-    tokens::{claims::UsernameRule, keys::SigningKey, signer::Signer},
+    tokens::{keys::SigningKey, signer::Signer},
 };
 
 /// How often the main loop looks.
@@ -86,10 +86,7 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
             manager: manager.clone(),
             signer: signer.clone(),
             token_ttl: settings.token.ttl,
-            username: match settings.mqtt.username {
-                config::UsernameRule::SessionId => UsernameRule::SessionId,
-                config::UsernameRule::ClientId => UsernameRule::ClientId,
-            },
+            username: settings.mqtt.username,
             mqtt_public_url: settings.mqtt.public_url.clone(),
             broker: broker.clone(),
             store: store.clone(),

@@ -108,13 +108,7 @@ fn other_version(body: &[u8]) -> Result<Option<&'static [u8]>, Garbage> {
 
 /// What [`super::Admission`] is asked.
 pub(super) fn request(connect: &ConnectPacket, peer: std::net::SocketAddr) -> ConnectRequest<'_> {
-    ConnectRequest {
-        client_id: &connect.client_id,
-        username: connect.username.as_deref(),
-        password: connect.password.as_deref(),
-        will_topic: connect.will.as_ref().map(|will| will.topic.as_str()),
-        peer,
-    }
+    ConnectRequest { client_id: &connect.client_id, username: connect.username.as_deref(), password: connect.password.as_deref(), peer }
 }
 
 /// An MQTT 3.1.1 client without an id must ask for a clean session.

@@ -61,8 +61,6 @@ pub struct ConnectRequest<'a> {
     pub username: Option<&'a str>,
     /// The MQTT password: the token.
     pub password: Option<&'a [u8]>,
-    /// The topic of the last will.
-    pub will_topic: Option<&'a str>,
     /// Where the connection comes from.
     pub peer: SocketAddr,
 }
@@ -85,7 +83,7 @@ pub struct Admitted {
 pub enum Refusal {
     /// Token missing, false, expired or of a closed session; username or client id not the token's; client not in the record.
     BadCredentials,
-    /// The token is good, the last will's topic is outside the grant.
+    /// The token is good, the last will's topic is outside the grant (or the session ended meanwhile).
     NotAuthorized,
 }
 

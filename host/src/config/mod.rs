@@ -30,7 +30,7 @@ pub use self::{
     reference::reference,
     sources::Flag,
     table::{Admin, Iot, Log, Mqtt, Sessions, State, Store, Token, Type},
-    values::{BrokerKind, LogFormat, StoreUrl, TokenMode, UsernameRule},
+    values::{BrokerKind, LogFormat, StoreUrl, TokenMode},
 };
 
 /// What every environment variable that sets a key begins with.

@@ -9,9 +9,9 @@ use super::{
     values::{
         BOOL, BROKER, BrokerKind, CONDUCTOR_NAME, CONFIG, DEADLINE, HTTP_URL, ID_DIGITS, ISSUER, Kind, LIFETIME, LISTEN, LISTEN_LOOPBACK,
         LISTEN_OR_OFF, LOG_FORMAT, LOG_LEVEL, LogFormat, MQTT_URL, PATH, PIN_DIGITS, STORE_URL, StoreUrl, TOKEN_MODE, TokenMode, USERNAME,
-        UsernameRule,
     },
 };
+use crate::tokens::claims::UsernameRule;
 
 /// What stands in a section's path for the name of a type.
 pub(super) const TYPES: &str = "types.NAME";

@@ -15,6 +15,8 @@ use hyper::Uri;
 use serde_json::{Map, Value};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
+use crate::tokens::claims::UsernameRule;
+
 /// Said about every value and key that this version knows by name only.
 pub(super) const LATER: &str = "not available in this version";
 
@@ -94,16 +96,6 @@ pub enum BrokerKind {
     Embedded,
     /// None: sessions have requests and joins, and no messages.
     None,
-}
-
-/// What a client's MQTT username must be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum UsernameRule {
-    /// The id of its session.
-    #[default]
-    SessionId,
-    /// Its own name in the session.
-    ClientId,
 }
 
 /// How log lines look.

@@ -1,6 +1,7 @@
 use std::{ffi::OsString, net::SocketAddr, path::Path, time::Duration};
 
 use super::*;
+use crate::tokens::claims::UsernameRule;
 
 mod documents;
 mod random;
