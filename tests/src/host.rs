@@ -22,12 +22,14 @@ use crate::{
 pub struct HostOptions {
     settings: BTreeMap<(String, String), String>,
     environment: Vec<(String, String)>,
+    /// KiB of the disk that the state folder is, where it is one of its own.
+    disk: Option<u32>,
 }
 
 impl Default for HostOptions {
     /// All ports chosen by the system, the store in the host's own folder, all types of the tests, logs at level trace.
     fn default() -> Self {
-        let mut options = Self { settings: BTreeMap::new(), environment: Vec::new() };
+        let mut options = Self { settings: BTreeMap::new(), environment: Vec::new(), disk: None };
         for (key, value) in [
             ("admin.listen", "127.0.0.1:0"),
             ("iot.listen", "127.0.0.1:0"),
@@ -67,6 +69,14 @@ impl HostOptions {
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Makes the state folder a small disk of its own (in memory, seen by this host alone): it can be full. All is lost when
+    /// the host ends. Needs `unshare` and a kernel that lets this user have namespaces.
+    #[must_use]
+    pub fn small_disk(mut self, kilobytes: u32) -> Self {
+        self.disk = Some(kilobytes);
         self
     }
 
@@ -130,6 +140,23 @@ impl Host {
         let mut host = Self { admin: nowhere, iot: nowhere, mqtt: None, mqtt_websocket: None, options, folder, child };
         host.wait_ready();
         host
+    }
+
+    /// Its state folder as it sees it, its own disk included.
+    #[must_use]
+    pub fn state_folder(&self) -> PathBuf {
+        let inside = self.folder.path().join("state");
+        let inside = inside.strip_prefix("/").expect("an absolute path");
+        PathBuf::from(format!("/proc/{}/root", self.child.id())).join(inside)
+    }
+
+    /// How many threads it has.
+    ///
+    /// # Panics
+    /// Where there is no /proc.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a process in /proc").count()
     }
 
     /// Starts again in the same folder with the same settings. What ran before must have ended.
@@ -327,16 +354,31 @@ fn spawn(folder: &Path, options: &HostOptions) -> Child {
     let settings = folder.join("host.toml");
     fs::write(&settings, options.text()).expect("the settings can be written");
     let log = File::options().create(true).append(true).open(log_file(folder)).expect("the log can be opened");
-    let mut command = command();
+    let mut command = match options.disk {
+        None => command(&[]),
+        Some(kilobytes) => {
+            let state = folder.join("state");
+            fs::create_dir_all(&state).expect("a state folder");
+            let mount = format!("mount -t tmpfs -o size={kilobytes}k,mode=700 none '{}' && exec \"$@\"", state.display());
+            command(&["unshare", "--map-root-user", "--mount", "sh", "-c", &mount, "sh"])
+        }
+    };
     command.arg("serve").arg("--config").arg(&settings).arg("--ready-file").arg(&ready);
     command.envs(options.environment.iter().cloned());
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
     command.spawn().expect("the host can be started")
 }
 
-/// The binary, with none of this process's own settings for it.
-fn command() -> Command {
-    let mut command = Command::new(artefacts::binary());
+/// The binary behind `wrapper`, with none of this process's own settings for it.
+fn command(wrapper: &[&str]) -> Command {
+    let mut command = match wrapper {
+        [] => Command::new(artefacts::binary()),
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(artefacts::binary());
+            command
+        }
+    };
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CONDUCTOR_HOST")) {
         command.env_remove(name);
     }
@@ -363,7 +405,7 @@ pub struct Ended {
 pub fn run(folder: &Path, arguments: &[&str]) -> Ended {
     let (out, err) = (folder.join("run.out"), folder.join("run.err"));
     let open = |path: &Path| File::create(path).expect("an output file");
-    let mut command = command();
+    let mut command = command(&[]);
     command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(open(&out)).stderr(open(&err));
     let mut child = command.spawn().expect("the host can be started");
     let status = until("the end of a run that was to be refused", || child.try_wait().expect("a child can be waited for"));

@@ -1,7 +1,7 @@
 //! The conductor `echo` of the black-box tests: tells what it hears and says what it is told.
 #![forbid(unsafe_code)]
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use conductor_sdk::prelude::*;
 use serde_json::{Value, json};
@@ -45,6 +45,7 @@ impl Conductor for Echo {
             .on("say", Self::say)
             .on("clients", Self::clients)
             .on("wait", Self::wait)
+            .on("wait_for", Self::wait_for)
             .on("spawn", Self::spawn)
             .on("close", Self::close_session)
     }
@@ -104,6 +105,15 @@ impl Echo {
         session.publish("waiting", wait.millis.to_string()).await?;
         session.sleep(Duration::from_millis(wait.millis)).await?;
         Ok(wait.millis)
+    }
+
+    /// Says when it begins, and ends once there is such a file.
+    async fn wait_for(&mut self, session: &Session, file: String) -> Result<()> {
+        session.publish("waiting", "").await?;
+        while !Path::new(&file).exists() {
+            session.sleep(Duration::from_millis(10)).await?;
+        }
+        Ok(())
     }
 
     /// A task that publishes `tick` for ever.
