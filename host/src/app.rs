@@ -105,6 +105,7 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
             embedded.serve(admission, manager.clone(), &settings.mqtt.listen, &settings.mqtt.websocket_listen).await?;
         }
         let addresses = addresses(&admin, &iot, &*broker)?;
+        manager.start();
         let (stop, stopping) = watch::channel(false);
         let servers = start_servers(&ports, admin, iot, embedded.as_ref(), &stopping);
         let main_loop = tokio::spawn(periodic(&manager).run(stopping));
@@ -171,7 +172,13 @@ fn load_types(runtime: &Runtime, settings: &Settings) -> Result<(Vec<Type>, Vec<
         });
         types.push(Type { name: name.as_str().into(), plugin, deadline: wanted.deadline, lane: Arc::default() });
     }
-    if fatal.is_empty() { Ok((types, missing)) } else { Err(fatal.join("; ").into()) }
+    if !fatal.is_empty() {
+        return Err(fatal.join("; ").into());
+    }
+    if let Err(error) = libraries.remove_unused_copies() {
+        tracing::warn!(%error, "copies of earlier builds of plugins stay in the state folder");
+    }
+    Ok((types, missing))
 }
 
 fn load_plugin(runtime: &Runtime, libraries: &Libraries, name: &str, wanted: &config::Type) -> Result<Plugin, String> {

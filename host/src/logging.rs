@@ -20,9 +20,9 @@ pub fn subscriber<W>(settings: &Log, terminal: bool, writer: W) -> Box<dyn Subsc
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    // The settings have checked the level, so nothing is lost here. The library of the broker tells at `info` what the host
-    // tells itself; who wants to hear it names `mqtt5`.
-    let filter = EnvFilter::builder().parse_lossy(format!("mqtt5=warn,{}", settings.level));
+    // The settings have checked the level, so nothing is lost here. The library of the broker tells at `info` and
+    // `warn` what clients do, in their own words; who wants to hear it names `mqtt5`.
+    let filter = EnvFilter::builder().parse_lossy(format!("mqtt5=error,mqtt5_protocol=error,{}", settings.level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let human = match settings.format {
         LogFormat::Human => true,

@@ -4,7 +4,7 @@
 use std::{
     net::{SocketAddr, TcpStream},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use conductor_host::{
@@ -20,7 +20,7 @@ struct All;
 impl Admission for All {
     fn admit(&self, _: &ConnectRequest<'_>) -> Result<Admitted, Refusal> {
         let session = SessionId::parse("1").ok_or(Refusal::BadCredentials)?;
-        let expires_at = SystemTime::now() + Duration::from_secs(60);
+        let expires_at = conductor_host::sessions::clock::Clock::system().now() + Duration::from_secs(60);
         Ok(Admitted { session, client_id: "dev".into(), grant: Grant::whole_session(session), expires_at })
     }
 }

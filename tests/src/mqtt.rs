@@ -10,7 +10,7 @@ use std::{
 use rumqttc::{mqttbytes::v4, v5, v5::mqttbytes::v5 as v5packets};
 use tokio::runtime::Runtime;
 
-use crate::{Host, PATIENCE};
+use crate::{Host, PATIENCE, Session};
 
 /// The version of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,6 +309,23 @@ impl Drop for Mqtt {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Joins and connects.
+///
+/// # Panics
+/// When either is refused.
+#[must_use]
+pub fn device(host: &Host, session: &Session, client: &str, version: Version, way: Way) -> Mqtt {
+    let token = host.join(session, client);
+    let connected = Mqtt::connect(host, version, way, &Credentials::new(client, &session.id, &token));
+    connected.unwrap_or_else(|why| panic!("{client} was refused: {why}"))
+}
+
+/// The topic of this name in a session.
+#[must_use]
+pub fn topic(session: &Session, name: &str) -> String {
+    format!("/{}/{name}", session.id)
 }
 
 const KEEP_ALIVE: Duration = Duration::from_secs(30);

@@ -68,14 +68,26 @@ struct Rooms {
     live: HashMap<SessionId, Arc<Room>>,
     /// How many ends (of sessions and of clients) there were.
     ends: u64,
-    /// The last of them; a session's without a client.
-    lately: VecDeque<(SessionId, Option<Arc<str>>)>,
+    /// The last of them; nothing for a session whose id has been given out again.
+    lately: VecDeque<Option<End>>,
+}
+
+/// A session's end, or that of one client of it.
+struct End {
+    session: SessionId,
+    client_id: Option<Arc<str>>,
+}
+
+impl End {
+    fn is_of(&self, session: SessionId) -> bool {
+        self.session == session && self.client_id.is_none()
+    }
 }
 
 impl Rooms {
     fn note_end(&mut self, session: SessionId, client_id: Option<Arc<str>>) {
         self.ends += 1;
-        self.lately.push_back((session, client_id));
+        self.lately.push_back(Some(End { session, client_id }));
         if self.lately.len() > REMEMBERED_ENDS {
             self.lately.pop_front();
         }
@@ -84,8 +96,13 @@ impl Rooms {
     /// Whether the session or the client ended after `seen` ends had been counted. Where that is forgotten: yes.
     fn ended_since(&self, seen: u64, session: SessionId, client: &str) -> bool {
         let new = usize::try_from(self.ends - seen).unwrap_or(usize::MAX);
-        new > self.lately.len()
-            || self.lately.iter().rev().take(new).any(|(s, c)| *s == session && c.as_deref().is_none_or(|c| c == client))
+        let is_it = |end: &End| end.session == session && end.client_id.as_deref().is_none_or(|ended| ended == client);
+        new > self.lately.len() || self.lately.iter().rev().take(new).any(|end| end.as_ref().is_none_or(is_it))
+    }
+
+    /// Whether the session is known to have ended.
+    fn has_ended(&self, session: SessionId) -> bool {
+        self.lately.iter().flatten().any(|end| end.is_of(session))
     }
 }
 
@@ -302,7 +319,7 @@ impl EmbeddedBroker {
         if let Some(room) = rooms.live.get(&session) {
             return Ok(Some(room.publishing()));
         }
-        if rooms.lately.iter().any(|(ended, client)| *ended == session && client.is_none()) {
+        if rooms.has_ended(session) {
             return Err(BrokerError::Closed(session));
         }
         if !keep {
@@ -342,6 +359,13 @@ impl EmbeddedBroker {
 }
 
 impl Broker for EmbeddedBroker {
+    fn open_session(&self, session: SessionId) {
+        let mut rooms = self.rooms();
+        for end in rooms.lately.iter_mut().filter(|end| end.as_ref().is_some_and(|end| end.is_of(session))) {
+            *end = None;
+        }
+    }
+
     fn publish<'a>(
         &'a self,
         session: SessionId,

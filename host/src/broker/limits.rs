@@ -11,7 +11,7 @@ pub struct Limits {
     pub opening: usize,
     /// Connections at a time from one IPv4 address or one IPv6 /64.
     pub per_source: usize,
-    /// How long a connection may take to send its CONNECT.
+    /// How long a connection may take to send its CONNECT, and a WebSocket, before that, to ask for its upgrade.
     pub connect_time: Duration,
     /// The longest CONNECT, in bytes: token and last will are in it.
     pub connect_bytes: usize,

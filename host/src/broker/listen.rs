@@ -14,8 +14,6 @@ use tower::ServiceExt;
 
 use super::{embedded::EmbeddedBroker, websocket};
 
-/// How long a WebSocket client may take to ask for its upgrade.
-const UPGRADE_TIME: Duration = Duration::from_secs(5);
 /// The pauses after a failed accept, from the first to the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -83,6 +81,8 @@ pub(super) fn websocket(broker: Arc<EmbeddedBroker>, stream: TcpStream, peer: So
         Ok(place) => place,
         Err(limit) => return tracing::debug!(%peer, limit, "closed without an answer"),
     };
+    // For the upgrade; CONNECT has the same time again.
+    let in_time = broker.limits.connect_time;
     let place = websocket::Reserved::new(place);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
@@ -98,9 +98,9 @@ pub(super) fn websocket(broker: Arc<EmbeddedBroker>, stream: TcpStream, peer: So
     });
     drop(tokio::spawn(async move {
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(UPGRADE_TIME).max_headers(32);
+        http.timer(TokioTimer::new()).header_read_timeout(in_time).max_headers(32);
         let serving = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        match tokio::time::timeout(UPGRADE_TIME, serving).await {
+        match tokio::time::timeout(in_time, serving).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%peer, %error, "closed before its upgrade"),
             Err(_) => tracing::debug!(%peer, "closed: no upgrade in time"),

@@ -133,6 +133,8 @@ pub enum BrokerError {
 
 /// The broker of this host.
 pub trait Broker: Send + Sync + fmt::Debug + 'static {
+    /// A new session has this id, which an ended one may have had: what was remembered of that one's end counts no more.
+    fn open_session(&self, session: SessionId);
     /// Sends to the session's subscribers; not heard as an event. Waits up to 2 s where a subscriber of QoS 1 or 2 is slow.
     fn publish<'a>(
         &'a self,

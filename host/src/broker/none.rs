@@ -13,6 +13,8 @@ use crate::{sessions::SessionId, tokens::grant::Grant};
 pub struct NoBroker;
 
 impl Broker for NoBroker {
+    fn open_session(&self, _: SessionId) {}
+
     fn publish<'a>(&'a self, _: SessionId, _: &'a str, _: Bytes, _: u8, _: bool) -> BoxFuture<'a, Result<(), BrokerError>> {
         async { Err(BrokerError::None) }.boxed()
     }

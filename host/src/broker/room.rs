@@ -182,7 +182,9 @@ impl Room {
     /// Whether nobody has come since the mark was made and nobody is here. Asked with the directory of rooms locked.
     pub(super) fn still_idle(&self, mark: u64) -> bool {
         let inside = self.inside();
-        inside.uses == mark && inside.publishing == 0 && inside.connections.is_empty()
+        // Who is just leaving may still have to be told: before anything of a next room's.
+        let all_told = self.announced.try_lock().is_ok_and(|announced| announced.is_empty());
+        all_told && inside.uses == mark && inside.publishing == 0 && inside.connections.is_empty()
     }
 }
 

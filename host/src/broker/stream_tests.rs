@@ -1,4 +1,4 @@
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use mqtt5::{packet::connect::ConnectPacket, types::ConnectOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

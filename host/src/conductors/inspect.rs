@@ -3,7 +3,7 @@
 
 use conductor_abi::{ENTRY_SYMBOL, ENTRY_SYMBOL_PREFIX, abi_stable::library::LibHeader};
 use object::{
-    Architecture, BinaryFormat, Endianness, FileKind, Object, ObjectKind, ObjectSection, ObjectSegment, ObjectSymbol,
+    Architecture, BinaryFormat, Endianness, FileKind, Object, ObjectKind, ObjectSection, ObjectSegment, ObjectSymbol, SymbolKind,
     read::{
         NameOrOrdinal,
         elf::ElfFile,
@@ -105,7 +105,8 @@ fn of_unknown_kind(bytes: &[u8]) -> &'static str {
 fn universal<T: FatArch>(bytes: &[u8], arches: &[T], target: &Target) -> Result<(), Reason> {
     let ours = arches.iter().find(|arch| name(arch.architecture(), true) == target.arch);
     let Some(ours) = ours.filter(|_| target.system == "macOS") else {
-        let all: Vec<_> = arches.iter().map(|arch| name(arch.architecture(), true).replace('_', "-")).collect();
+        // More than a few are made up.
+        let all: Vec<_> = arches.iter().take(4).map(|arch| name(arch.architecture(), true).replace('_', "-")).collect();
         let found = format!("a macOS library ({})", all.join(" and "));
         return Err(Reason::OtherPlatform { found, expected: target.describe(ObjectKind::Dynamic) });
     };
@@ -194,7 +195,7 @@ fn entry(file: &object::File<'_>, size: usize) -> Result<(), Reason> {
             c_contract = Some(name.to_owned());
         }
     }
-    if found && is_large_enough(file) {
+    if found && is_header(file) {
         return Ok(());
     }
     if let Some(found) = other_major {
@@ -206,10 +207,19 @@ fn entry(file: &object::File<'_>, size: usize) -> Result<(), Reason> {
     Err(Reason::NotAPlugin { symbol: ENTRY_SYMBOL })
 }
 
-/// Whether the entry symbol can be a plugin's header: the loader will read it as one. Only ELF says how large a symbol is.
-fn is_large_enough(file: &object::File<'_>) -> bool {
-    file.format() != BinaryFormat::Elf
-        || file
-            .dynamic_symbols()
-            .any(|symbol| symbol.name() == Ok(ENTRY_SYMBOL) && symbol.is_definition() && symbol.size() >= size_of::<LibHeader>() as u64)
+/// Whether the entry symbol can be a plugin's header: the loader will read it as one. Only ELF says what a symbol is: a variable
+/// (not a function, which looking it up may even run) of that size within what is loaded.
+fn is_header(file: &object::File<'_>) -> bool {
+    let loaded = |from: u64, size: u64| {
+        let end = from.checked_add(size);
+        file.segments().any(|s| s.address() <= from && end.is_some_and(|end| end <= s.address().saturating_add(s.size())))
+    };
+    let is_header = |symbol: object::Symbol<'_, '_>| {
+        symbol.name() == Ok(ENTRY_SYMBOL)
+            && symbol.kind() == SymbolKind::Data
+            && symbol.section_index().is_some()
+            && symbol.size() >= size_of::<LibHeader>() as u64
+            && loaded(symbol.address(), symbol.size())
+    };
+    file.format() != BinaryFormat::Elf || file.dynamic_symbols().any(is_header)
 }

@@ -24,10 +24,8 @@ use conductor_abi::{
     ABI_VERSION, ENTRY_SYMBOL,
     abi_stable::{
         StableAbi,
-        abi_stability::abi_checking::{AbiInstabilityErrors, CheckingGlobals, check_layout_compatibility_with_globals as check},
         library::{AbiHeaderRef, LibHeader},
         std_types::{RErr, ROk},
-        type_layout::TLFieldOrFunction,
     },
     async_ffi::BorrowingFfiFuture,
     contract::{Created, Event, Failure, HostObj, PluginRootRef, Reply},
@@ -36,8 +34,8 @@ use conductor_abi::{
 
 use super::{
     inspect::{Target, inspect},
-    platform,
-    refusal::{Reason, Refusal},
+    layout, platform,
+    refusal::{Reason, Refusal, one_line},
     resolve::{Platform, resolve},
 };
 
@@ -139,6 +137,27 @@ impl Libraries {
         let result = result.map(|(root, manifest)| Arc::new(Library { file: file.to_owned(), hash, manifest, root }));
         known.insert(hash, result.clone());
         result
+    }
+
+    /// Removes the copies of plugins that this process has not loaded, and what an interrupted copy left; answers how many files.
+    /// Call it once all types are loaded: each build of a plugin leaves a copy.
+    ///
+    /// # Errors
+    /// Of the system, at the first file that stays.
+    pub fn remove_unused_copies(&self) -> io::Result<usize> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut removed = 0;
+        for entry in fs::read_dir(&self.copies)? {
+            let path = entry?.path();
+            let hash = path.file_stem().and_then(|stem| stem.to_str()?.parse::<Hash>().ok());
+            // What is not named by a hash is not ours to remove.
+            let Some(hash) = hash else { continue };
+            if !known.contains_key(&hash) {
+                fs::remove_file(&path)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 
     /// Sets what all loaded libraries log, 0 (nothing) to 5 (trace).
@@ -255,7 +274,7 @@ fn bytes_of(file: File, expected: u64) -> io::Result<Option<Vec<u8>>> {
 fn copy(folder: &Path, hash: Hash, bytes: &[u8]) -> io::Result<PathBuf> {
     platform::private_folder(folder)?;
     // A name without folder would be looked up in the system's library path.
-    let folder = fs::canonicalize(folder)?;
+    let folder = std::path::absolute(folder)?;
     let copy = folder.join(format!("{hash}.{}", Platform::CURRENT.extension()));
     if is_copy(&copy, bytes)? {
         return Ok(copy);
@@ -317,15 +336,6 @@ fn chain(error: &dyn Error, copy: &Path) -> String {
     one_line(&text.replace(&format!("{}: ", copy.display()), ""), 400)
 }
 
-/// On one line, and no longer than `most` characters.
-fn one_line(text: &str, most: usize) -> String {
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match text.char_indices().nth(most) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
-}
-
 /// Checks the contract and starts the plugin.
 fn start(header: &'static LibHeader, host: HostObj, log_level: u8) -> Result<(PluginRootRef, Manifest), Reason> {
     let version = header.version_strings().version.as_str();
@@ -333,7 +343,8 @@ fn start(header: &'static LibHeader, host: HostObj, log_level: u8) -> Result<(Pl
     if major(version) != major(ABI_VERSION) {
         return Err(Reason::OtherMajor { found: one_line(version, 40) });
     }
-    check_layout(header)?;
+    let theirs = header.layout().ok_or_else(|| Reason::OtherLayout { difference: "the plugin carries no layout".to_owned() })?;
+    layout::compatible(PluginRootRef::LAYOUT, theirs)?;
     // SAFETY: the layout of all that can be reached from the root has just been compared with the host's.
     let root = unsafe { header.init_root_module_with_unchecked_layout::<PluginRootRef>() };
     let root = root.map_err(|error| Reason::InitFailed(one_line(&error.to_string(), 200)))?;
@@ -364,34 +375,4 @@ fn manifest(json: &[u8]) -> Result<Manifest, String> {
         return Err("it offers no conductor".to_owned());
     }
     Ok(manifest)
-}
-
-/// Compares the plugin's types with the host's. `abi_stable` allows only the second of two to have more functions in a table;
-/// here either side may, so both directions are tried. Each comparison starts from nothing: what `abi_stable` would remember of
-/// earlier plugins makes a good one fail after one of another minor version.
-fn check_layout(header: &'static LibHeader) -> Result<(), Reason> {
-    let ours = PluginRootRef::LAYOUT;
-    let theirs = header.layout().ok_or_else(|| Reason::OtherLayout { difference: "the plugin carries no layout".to_owned() })?;
-    let Err(errors) = check(ours, theirs, &CheckingGlobals::new()) else { return Ok(()) };
-    check(theirs, ours, &CheckingGlobals::new()).map_err(|_| Reason::OtherLayout { difference: first(&errors) })
-}
-
-/// The path to the first difference, and the difference. The whole would be some 1,700 lines.
-fn first(errors: &AbiInstabilityErrors) -> String {
-    // Those without a difference are the types around the one that differs.
-    let Some(error) = errors.errors.iter().find(|error| !error.errs.is_empty()) else { return "an unknown place".to_owned() };
-    let steps = error.stack_trace.iter().filter_map(|step| match step.found {
-        TLFieldOrFunction::Field(field) => Some((field.name(), field.full_type().name())),
-        // The field before has the same name.
-        TLFieldOrFunction::Function(_) => None,
-    });
-    let path: Vec<_> = steps
-        .map(|(name, type_name)| match type_name {
-            "AFunctionPointer" => name.to_owned(),
-            _ if name.starts_with(|c: char| c.is_ascii_digit()) => type_name.to_owned(),
-            _ => format!("{}: {type_name}", name.trim_start_matches('_')),
-        })
-        .collect();
-    let difference = error.errs.first().map(|difference| format!("{difference:?}")).unwrap_or_default();
-    one_line(&format!("{} ({difference})", path.join(" > ")), 300)
 }

@@ -4,6 +4,7 @@ pub mod catalog;
 pub mod inspect;
 pub mod instance;
 pub mod lane;
+mod layout;
 pub mod library;
 mod platform;
 pub mod pool;

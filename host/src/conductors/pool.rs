@@ -260,3 +260,7 @@ impl Shared {
         lock(&self.slots).iter().filter(|slot| !slot.is_leaving()).count()
     }
 }
+
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;

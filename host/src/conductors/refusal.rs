@@ -123,7 +123,7 @@ pub enum Reason {
         error: String,
     },
     /// The system's loader does not want it.
-    #[error("the system cannot load it: {0}; a library that it needs is missing or does not fit")]
+    #[error("the system cannot load it: {0}; is a library that it needs missing, or the state folder on a disk mounted noexec?")]
     NotLoadable(String),
     /// The plugin's own description is no description.
     #[error("its manifest cannot be used: {0}; rebuild it with conductor-host-sdk 1.x")]
@@ -155,4 +155,13 @@ fn meant(configured: &Option<PathBuf>) -> String {
     configured
         .as_ref()
         .map_or_else(String::new, |path| format!(" (which is what {:?} in the settings means on this system)", path.display()))
+}
+
+/// On one line, and no longer than `most` characters.
+pub(super) fn one_line(text: &str, most: usize) -> String {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }

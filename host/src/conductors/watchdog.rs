@@ -47,6 +47,11 @@ impl Watchdog {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::SeqCst)
+    }
+
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         self.unpark();
@@ -109,10 +114,10 @@ fn look(slots: &[Arc<Slot>], seen: &mut HashMap<usize, (u64, u32)>) -> (bool, us
     for slot in slots.iter().filter(|slot| !slot.is_leaving()) {
         let key = Arc::as_ptr(slot) as usize;
         let seq = slot.seq();
-        let (before, age) = seen.get(&key).copied().unwrap_or((seq, 0));
         let inside = seq % 2 == 1;
-        busy |= inside || seq != before;
-        let age = if inside && seq == before { age + 1 } else { 0 };
+        let same = seen.get(&key).filter(|(before, _)| *before == seq);
+        busy |= inside || (same.is_none() && seen.contains_key(&key));
+        let age = same.filter(|_| inside).map_or(0, |(_, age)| age + 1);
         if age >= STUCK_TICKS {
             slot.give_up();
             stuck += 1;
@@ -142,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_that_stays_in_one_call_is_stuck_at_the_second_look_after_the_first() {
+    fn a_thread_that_stays_in_one_call_for_two_ticks_is_stuck() {
         let slot = Arc::new(Slot::unwatched());
         let slots = [slot.clone()];
         let mut seen = HashMap::new();

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::{Ports, body, error::Problem, legacy, livez, log_and_harden, not_found, only_post};
 use crate::{
-    sessions::{Pin, SessionId, manager::Refused},
+    sessions::{Caller, Pin, Port, SessionId, manager::Refused},
     tokens::{claims::Grantee, grant::Grant},
 };
 
@@ -126,11 +126,7 @@ pub(super) async fn join(
     client: &str,
     peer: SocketAddr,
 ) -> Result<Admitted, Refused> {
-    let joined = ports.manager.join(id, pin, client.to_owned()).await.inspect_err(|error| {
-        if matches!(error, Refused::Credentials) {
-            tracing::info!(%peer, session = id.map(tracing::field::display), "a join was refused");
-        }
-    })?;
+    let joined = ports.manager.join(id, pin, client.to_owned(), Caller::at(Port::Iot, peer)).await?;
     let grant = Grant::whole_session(joined.session);
     let grantee = Grantee {
         session: joined.session,

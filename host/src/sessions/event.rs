@@ -1,6 +1,6 @@
 //! What happens to a session's conductor.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use conductor_abi::wire::{CallerMeta, EventMeta, close, event};
@@ -25,6 +25,18 @@ pub enum Port {
     Iot,
     /// None: the host itself, or a conductor.
     Host,
+}
+
+impl Port {
+    /// Its name in events and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Iot => "iot",
+            Self::Host => "host",
+        }
+    }
 }
 
 /// Who is behind an operation.
@@ -52,12 +64,15 @@ impl Caller {
     }
 
     pub(super) fn meta(&self) -> CallerMeta {
-        let port = match self.port {
-            Port::Admin => "admin",
-            Port::Iot => "iot",
-            Port::Host => "host",
-        };
-        CallerMeta { port: port.to_owned(), peer: self.peer.map(|peer| peer.to_string()), principal: self.principal.clone() }
+        CallerMeta { port: self.port.as_str().to_owned(), peer: self.peer.map(|peer| peer.to_string()), principal: self.principal.clone() }
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.port.as_str())?;
+        self.peer.iter().try_for_each(|peer| write!(f, " {peer}"))?;
+        self.principal.iter().try_for_each(|principal| write!(f, " ({principal})"))
     }
 }
 

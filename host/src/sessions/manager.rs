@@ -133,8 +133,7 @@ pub struct Parts {
 }
 
 impl Manager {
-    /// A manager with the sessions that the store held. Conductors of types that are not lazy are made at once, in the
-    /// background.
+    /// A manager with the sessions that the store held; [`Manager::start`] makes their conductors.
     #[must_use]
     pub fn new(parts: Parts, stored: Vec<Arc<StoredSession>>) -> Arc<Self> {
         let Parts { catalog, pool, broker, store, clock, grant_ttl, id_digits, pin_digits } = parts;
@@ -156,24 +155,24 @@ impl Manager {
                 let name = &record.type_name;
                 missing.entry(name.clone()).or_insert_with(|| Arc::new(Catalog::missing(name))).clone()
             });
-            let session = Session::new(record, kind, self.world.clone(), false);
-            let eager = session.kind().plugin.as_ref().is_ok_and(|plugin| !plugin.manifest.lazy);
-            self.directory.add(session.clone());
-            if eager {
-                let event = Event {
-                    what: What::Make(Caller::host()),
-                    deadline: tokio::time::Instant::now() + RESTORE_DEADLINE,
-                    time: self.world.clock.millis(),
-                    answer: None,
-                };
-                if let Err(error) = session.post(event) {
-                    tracing::error!(session = %session.id(), %error, "the conductor was not made");
-                }
-            }
+            self.directory.add(Session::new(record, kind, self.world.clone(), false));
         }
         for kind in missing.into_values() {
             if let Err(reason) = &kind.plugin {
                 tracing::error!(r#type = %kind.name, "stored sessions are unavailable: {reason}");
+            }
+        }
+    }
+
+    /// Makes the conductors of restored sessions whose types are not lazy, in the background. Called once the broker serves,
+    /// so that they can publish.
+    pub fn start(&self) {
+        let eager = |session: &Arc<Session>| session.kind().plugin.as_ref().is_ok_and(|plugin| !plugin.manifest.lazy);
+        for session in self.directory.all().into_iter().filter(eager) {
+            let what = What::Make(Caller::host());
+            let deadline = tokio::time::Instant::now() + RESTORE_DEADLINE;
+            if let Err(error) = session.post(Event { what, deadline, time: self.world.clock.millis(), answer: None }) {
+                tracing::error!(session = %session.id(), %error, "the conductor was not made");
             }
         }
     }
@@ -239,7 +238,7 @@ impl Manager {
             Ok(record) => {
                 record.into_iter().for_each(|record| session.update_record(record));
                 session.set_hidden(false);
-                tracing::info!(session = %id, r#type = %kind.name, ?caller, "session created");
+                tracing::info!(session = %id, r#type = %kind.name, %caller, "session created");
                 Ok(session)
             }
             Err(error) => {
@@ -271,6 +270,7 @@ impl Manager {
             };
             let session = Session::new(Arc::new(record), kind.clone(), self.world.clone(), true);
             if self.directory.add(session.clone()) {
+                self.world.broker.open_session(session.id());
                 return Ok(session);
             }
         }
@@ -312,7 +312,7 @@ impl Manager {
         self.close_conductor(session, reason).await;
         let ended = self.world.broker.close_session(id).await;
         self.directory.remove(id);
-        tracing::info!(session = %id, reason = reason.as_str(), ?caller, ?ended, "session closed");
+        tracing::info!(session = %id, reason = reason.as_str(), %caller, ?ended, "session closed");
         Ok(())
     }
 
@@ -345,19 +345,28 @@ impl Manager {
     ///
     /// # Errors
     /// [`Refused::Credentials`], the same for an unknown session and a wrong pin; [`Refused::Store`].
-    pub async fn join(self: &Arc<Self>, id: Option<SessionId>, pin: Option<Pin>, client_id: String) -> Result<Joined, Refused> {
+    pub async fn join(
+        self: &Arc<Self>,
+        id: Option<SessionId>,
+        pin: Option<Pin>,
+        client_id: String,
+        caller: Caller,
+    ) -> Result<Joined, Refused> {
         self.check_running()?;
         let session = id.and_then(|id| self.get(id));
         // One comparison in each case, so that the time tells nothing; a pin of -1 digits matches none.
         let shown = pin.unwrap_or(Pin::NONE);
         let right = session.as_ref().map_or(Pin::NEVER, |session| session.record().pin);
         let matches = right.matches(shown);
-        let session = session.filter(|_| matches).ok_or(Refused::Credentials)?;
+        let Some(session) = session.filter(|_| matches) else {
+            tracing::info!(session = id.map(tracing::field::display), %caller, "a join was refused");
+            return Err(Refused::Credentials);
+        };
         let manager = self.clone();
-        to_its_end(async move { manager.join_session(&session, client_id).await }).await
+        to_its_end(async move { manager.join_session(&session, client_id, &caller).await }).await
     }
 
-    async fn join_session(&self, session: &Session, client_id: String) -> Result<Joined, Refused> {
+    async fn join_session(&self, session: &Session, client_id: String, caller: &Caller) -> Result<Joined, Refused> {
         let now = self.world.clock.seconds();
         let expires_at = now.saturating_add(self.world.grant_ttl.as_secs());
         let id = session.id();
@@ -370,7 +379,7 @@ impl Manager {
         record.into_iter().for_each(|record| session.update_record(record));
         self.next_expiry.fetch_min(expires_at, Ordering::Relaxed);
         count(&self.world.counts.joins);
-        tracing::info!(session = %id, client = client_id, "client joined");
+        tracing::info!(session = %id, client = client_id, %caller, "client joined");
         Ok(Joined { session: id, client_id, expires_at, now })
     }
 

@@ -45,6 +45,21 @@ async fn a_retained_message_of_the_hosts_waits_for_the_first_client() {
 }
 
 #[tokio::test]
+async fn a_closed_session_takes_no_message_and_a_new_one_of_its_id_does() {
+    let host = Host::start().await;
+    host.broker.close_session(id("1")).await;
+    for retain in [false, true] {
+        let late = host.broker.publish(id("1"), "/1/x", Bytes::from_static(b"late"), 0, retain).await;
+        assert!(matches!(late, Err(BrokerError::Closed(_))), "{late:?}");
+    }
+    host.broker.open_session(id("1"));
+    host.broker.publish(id("1"), "/1/x", Bytes::from_static(b"new"), 0, true).await.unwrap();
+    let mut dev = Raw::connect(host.tcp, &connect(4, "1:dev")).await;
+    dev.send(&super::raw::packet(0x82, &[&[0, 1][..], &super::raw::text("/1/#"), &[0]].concat())).await;
+    assert_eq!(dev.message().await, ("/1/x".to_owned(), "new".to_owned()));
+}
+
+#[tokio::test]
 async fn what_cannot_be_published_is_said() {
     let host = Host::start().await;
     for topic in ["", "/1/#", "/1/+/x", "/1/a\0b", &"x".repeat(65_536)] {
@@ -122,11 +137,12 @@ async fn a_will_that_lost_its_right_is_not_sent() {
 
 #[tokio::test]
 async fn shutdown_tells_clients_and_stops_listening() {
-    let mut host = Host::start().await;
+    let mut host = Host::with(Limits { connect_time: std::time::Duration::from_secs(60), ..Limits::default() }).await;
+    // Before the others, so that it was accepted when they were answered.
+    let mut undecided = Raw::open(host.tcp).await;
     let will = Some(("/1/gone", "will", 1, false, 0));
     let mut five = Raw::connect(host.tcp, &Connect { will, ..connect(5, "1:five") }).await;
     let mut four = Raw::connect(host.tcp, &connect(4, "2:four")).await;
-    let mut undecided = Raw::open(host.tcp).await;
     soon("shutdown", host.broker.shutdown()).await;
     let last = five.last_packets().await;
     assert_eq!((last.len(), last[0][0], last[0][2]), (1, 0xe0, 0x8b), "server shutting down");

@@ -17,8 +17,11 @@ async fn a_burst_of_two_thousand_arrives_whole() {
     let mut listener = Raw::connect(host.tcp, &connect(4, "1:listener")).await;
     assert_eq!(listener.subscribe("/1/burst", 0).await, 0);
     let mut sender = Raw::connect(host.tcp, &connect(4, "1:sender")).await;
-    let one = super::raw::packet(0x30, &[&super::raw::text("/1/burst")[..], &[b'x'; 100]].concat());
-    sender.send(&one.repeat(2_000)).await;
+    // Long enough that the sockets' buffers do not take it, while the listener does not read.
+    let one = super::raw::packet(0x30, &[&super::raw::text("/1/burst")[..], &[b'x'; 10_000]].concat());
+    for _ in 0..2_000 {
+        sender.send(&one).await;
+    }
     sender.publish_and_wait("/1/other", "").await;
     for _ in 0..2_000 {
         listener.message().await;
@@ -113,12 +116,20 @@ async fn connections_are_limited_in_all_before_connect_and_per_source() {
 }
 
 #[tokio::test]
-async fn a_websocket_that_asks_for_nothing_is_closed() {
-    let host = Host::start().await;
+async fn a_websocket_that_does_not_ask_for_an_upgrade_is_closed() {
+    let host = Host::with(Limits { connect_time: Duration::from_millis(300), ..Limits::default() }).await;
+    let started = Instant::now();
     let mut idle = tokio::net::TcpStream::connect(host.websocket).await.unwrap();
-    idle.write_all(b"GET /mqtt HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     idle.read_to_string(&mut answer).await.unwrap();
+    assert!(!answer.starts_with("HTTP/1.1 2"), "{answer}");
+    assert!(started.elapsed() < Duration::from_secs(3));
+
+    let host = Host::with(Limits { connect_time: Duration::from_secs(60), ..Limits::default() }).await;
+    let mut asks = tokio::net::TcpStream::connect(host.websocket).await.unwrap();
+    asks.write_all(b"GET /mqtt HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    answer.clear();
+    super::support::soon("the end of a plain request", asks.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
 }
 

@@ -13,7 +13,7 @@ use conductor_host::{
 
 use super::{
     raw::{Connect, Raw, connect, lasting},
-    support::{Host, filters, id, until},
+    support::{Host, Told, filters, id, until},
 };
 
 #[tokio::test]
@@ -93,10 +93,13 @@ async fn closing_ends_all_and_drops_all() {
     assert!(four.last_packets().await.iter().all(|packet| packet[0] >> 4 == 4), "3.1.1 sees a bare close");
     let last = five.last_packets().await;
     assert_eq!((last.len(), last[0][0], last[0][2]), (1, 0xe0, 0x98), "administrative action");
-    let mut gone = [host.presence().await, host.presence().await];
+    let mut gone = Vec::new();
+    for told in host.so_far() {
+        let Told::Disconnected(_, client) = told else { panic!("a last will: {told:?}") };
+        gone.push(client);
+    }
     gone.sort();
-    assert_eq!(gone, [(false, "five".to_owned()), (false, "four".to_owned())]);
-    assert!(host.so_far().is_empty(), "no last will was told");
+    assert_eq!(gone, ["five", "four"], "both had gone when it returned");
     assert_eq!(host.broker.live_sessions(), 1);
     bystander.publish_and_wait("/2/x", "").await;
     let late = host.broker.publish(id("1"), "/1/kept", Bytes::from_static(b"x"), 0, true).await;
@@ -295,4 +298,46 @@ async fn a_session_without_anything_costs_the_broker_nothing() {
         until("the room to go", || broker.live_sessions() == 0).await;
         host.so_far();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn comings_goings_and_kicks_at_once_leave_nothing_behind() {
+    let mut host = Host::with(Limits { housekeeping: Duration::from_millis(10), ..Limits::default() }).await;
+    let address = host.tcp;
+    let devices = (0..20).map(|n| {
+        tokio::spawn(async move {
+            let password = format!("1:dev{n}");
+            let version = if n % 2 == 0 { 4 } else { 5 };
+            for round in 0..15 {
+                let asked = if round % 3 == 0 { lasting(version, &password) } else { connect(version, &password) };
+                let (mut client, connack) = Raw::try_connect(address, &asked).await;
+                if connack.is_some_and(|connack| connack[3] == 0) && round % 2 == 0 {
+                    // May have been kicked by now.
+                    drop(tokio::io::AsyncWriteExt::write_all(&mut client.stream, &[0xe0, 0]).await);
+                }
+            }
+        })
+    });
+    let devices: Vec<_> = devices.collect();
+    while devices.iter().any(|device| !device.is_finished()) {
+        for n in 0..20 {
+            host.broker.kick(id("1"), &format!("dev{n}")).await;
+        }
+    }
+    for device in devices {
+        device.await.unwrap();
+    }
+    host.broker.close_session(id("1")).await;
+    assert!(host.broker.connected(id("1")).unwrap().is_empty());
+    let broker = host.broker.clone();
+    until("everything to go", || broker.live_sessions() == 0).await;
+    let mut here = std::collections::HashSet::new();
+    for told in host.so_far() {
+        match told {
+            Told::Connected(_, client) => drop(here.insert(client)),
+            Told::Disconnected(_, client) => assert!(here.remove(&client), "{client} went without having come"),
+            Told::Message(message) => panic!("{message:?}"),
+        }
+    }
+    assert!(here.is_empty(), "never went: {here:?}");
 }

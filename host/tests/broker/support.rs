@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use conductor_host::{
@@ -82,7 +82,7 @@ impl Admission for TestAdmission {
         if let Some(hook) = &mut *self.before_telling.lock().unwrap() {
             hook();
         }
-        let expires_at = SystemTime::now() + *self.lifetime.lock().unwrap();
+        let expires_at = conductor_host::sessions::clock::Clock::system().now() + *self.lifetime.lock().unwrap();
         Ok(Admitted { session, client_id: client.into(), grant, expires_at })
     }
 }

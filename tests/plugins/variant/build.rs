@@ -30,6 +30,8 @@ impl<T: HostObject> HostImpl<T> { unsafe extern "C" fn tell(_: *const ()) -> u32
 impl<T: PluginEntry> RootImpl<T> { extern "C" fn more() -> u32 { 11 } }
 impl HostObj { /// Whether the host has the new function.
     pub fn can_tell(&self) -> bool { self.table.tell().is_some() } }
+impl ConductorObj { /// What the new function answers, where the plugin has it.
+    pub fn peek(&self) -> Option<u32> { self.table.peek().map(|peek| unsafe { peek(self.data) }) } }
 "#;
 
 fn main() {
@@ -37,7 +39,8 @@ fn main() {
     println!("cargo::rerun-if-changed=../variant");
     let mut contract = fs::read_to_string(CONTRACT).expect("the contract can be read");
     // Inner attributes and documentation are not allowed in an included file.
-    contract = contract.lines().filter(|line| !line.starts_with("//!") && !line.starts_with("#![")).map(|line| format!("{line}\n")).collect();
+    contract =
+        contract.lines().filter(|line| !line.starts_with("//!") && !line.starts_with("#![")).map(|line| format!("{line}\n")).collect();
     if env::var_os("CARGO_FEATURE_APPENDED").is_some() {
         for (old, new) in APPENDED {
             replace(&mut contract, old, new);
@@ -46,9 +49,18 @@ fn main() {
     } else {
         contract.push_str("impl HostObj { /// Never.\n    pub fn can_tell(&self) -> bool { false } }\n");
     }
+    if env::var_os("CARGO_FEATURE_FORKED").is_some() {
+        // Another idea of what the next minor version is.
+        replace(&mut contract, "fn(*const ()) -> u32", "fn(*const ()) -> u64");
+        replace(&mut contract, "fn tell(_: *const ()) -> u32", "fn tell(_: *const ()) -> u64");
+    }
     if env::var_os("CARGO_FEATURE_CHANGED").is_some() {
         replace(&mut contract, "    pub code: i32,", "    pub code: i64,");
-        replace(&mut contract, "pub fn new(code: i32, message: impl Into<String>) -> Self {", "pub fn new(code: i32, message: impl Into<String>) -> Self { let code = i64::from(code);");
+        replace(
+            &mut contract,
+            "pub fn new(code: i32, message: impl Into<String>) -> Self {",
+            "pub fn new(code: i32, message: impl Into<String>) -> Self { let code = i64::from(code);",
+        );
     }
     let out = env::var_os("OUT_DIR").expect("cargo says where");
     fs::write(Path::new(&out).join("contract.rs"), contract).expect("the contract can be written");

@@ -1,5 +1,4 @@
 //! A plugin built with another version of the contract: conductor `variant`, which answers every request with what it is.
-#![allow(missing_docs, non_local_definitions, dead_code)]
 
 pub mod contract {
     include!(concat!(env!("OUT_DIR"), "/contract.rs"));
@@ -7,9 +6,18 @@ pub mod contract {
 #[path = "../../../conductor-sdk/abi/src/wire.rs"]
 pub mod wire;
 
+pub use abi_stable;
+pub use async_ffi;
+
+pub const ABI_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
 use abi_stable::std_types::{RErr, ROk};
 use async_ffi::{BorrowingFfiFuture, FutureExt};
 use contract::{ConductorObj, ConductorObject, Created, Event, Failure, HostObj, PluginEntry, Reply};
+
+static LEVEL: AtomicU8 = AtomicU8::new(0);
 
 struct Variant(HostObj);
 
@@ -21,7 +29,8 @@ impl ConductorObject for Variant {
                 ROk(now) => String::from_utf8_lossy(&now).into_owned(),
                 RErr(failure) => failure.message.into_string(),
             };
-            let answer = format!("\"{} {} now={now} can_tell={}\"", env!("CARGO_PKG_VERSION"), event.subject, self.0.can_tell());
+            let (version, level) = (env!("CARGO_PKG_VERSION"), LEVEL.load(Ordering::Relaxed));
+            let answer = format!("\"{version} {} now={now} can_tell={} level={level}\"", event.subject, self.0.can_tell());
             ROk(answer.into_bytes().into())
         }
         .into_ffi()
@@ -69,9 +78,10 @@ impl PluginEntry for Plugin {
         async { ROk(ConductorObj::new(Variant(host))) }.into_ffi()
     }
 
-    fn set_log_level(_: u8) {}
+    fn set_log_level(level: u8) {
+        LEVEL.store(level, Ordering::Relaxed);
+    }
 }
 
 #[unsafe(no_mangle)]
-#[allow(non_upper_case_globals)]
 pub static conductor_host_plugin_v1: abi_stable::library::LibHeader = contract::header::<Plugin>();

@@ -1,5 +1,5 @@
 //! Real plugin files for the loader's tests, and the smallest host that can talk to them.
-#![expect(unreachable_pub, reason = "a module of a test")]
+#![expect(clippy::unwrap_used, unreachable_pub, reason = "these are parts of tests, in a binary of their own")]
 
 use std::{
     fs::{self, File},
@@ -37,9 +37,14 @@ impl Plugins {
         self.real.join(library_name(&format!("conductor_{name}")))
     }
 
-    /// `next_minor`, `next_major`, `layout`: built with another version of the contract.
+    /// `next_minor`, `next_major`, `layout`, `forked`: built with another version of the contract.
     pub fn fixture(&self, name: &str) -> PathBuf {
         self.fixtures.join(library_name(&format!("plugin_{name}")))
+    }
+
+    /// A program that loads plugins as a host of the next minor version does.
+    pub fn newer_host(&self) -> PathBuf {
+        self.fixtures.join(format!("newer_host{}", std::env::consts::EXE_SUFFIX))
     }
 }
 
@@ -67,7 +72,7 @@ fn build() -> Plugins {
         run_tool(&mut command, "cargo");
     };
     cargo(&root.join("Cargo.toml"), target, &["-p", "conductor-default", "-p", "conductor-active"]);
-    for name in ["next_minor", "next_major", "layout"] {
+    for name in ["next_minor", "next_major", "layout", "forked"] {
         let folder = root.join("tests/plugins").join(name);
         fs::copy(root.join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
         cargo(&folder.join("Cargo.toml"), &fixtures, &[]);
@@ -143,6 +148,29 @@ impl Loader {
         let said = message.strip_prefix(&format!("plugin {}: ", refusal.file.display()));
         said.unwrap_or_else(|| panic!("{message}")).to_owned()
     }
+}
+
+/// A copy of a file under a name of its own, in a folder of its own.
+pub fn copied(loader: &Loader, from: &Path, name: &str) -> PathBuf {
+    let to = loader.state.path().join(name);
+    fs::copy(from, &to).unwrap();
+    to
+}
+
+pub fn written(loader: &Loader, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    let to = loader.state.path().join(name);
+    fs::write(&to, content).unwrap();
+    to
+}
+
+/// The plugin of the next minor version, in a mood.
+pub fn moody(loader: &Loader, mood: &str) -> PathBuf {
+    const MARK: &[u8] = b"plugin-mood=";
+    let mut bytes = fs::read(Plugins::built().fixture("next_minor")).unwrap();
+    let mark = [MARK, b"good        "].concat();
+    let at = bytes.windows(mark.len()).position(|window| window == mark).expect("the fixture has its mark") + MARK.len();
+    bytes[at..at + 12].copy_from_slice(format!("{mood:12}").as_bytes());
+    written(loader, &format!("{mood}.so"), bytes)
 }
 
 /// Makes a conductor for session 123456.
