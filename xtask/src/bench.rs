@@ -47,10 +47,9 @@ pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
 
 fn build() -> Outcome<()> {
     say("building (release)…");
-    let packages = ["conductor-host", "conductor-default", "conductor-active", "conductor-test-faulty"];
+    let packages = ["conductor-host", "conductor-default", "conductor-active", "conductor-test-faulty", "bare_route"];
     let packages = packages.iter().flat_map(|package| ["-p", package]);
-    succeed(workspace::cargo().args(["build", "--release"]).args(packages))?;
-    succeed(workspace::cargo().args(["build", "--release", "-p", "conductor-host", "--example", "bare_route"]))
+    succeed(workspace::cargo().args(["build", "--release"]).args(packages))
 }
 
 struct Bench {
@@ -202,7 +201,7 @@ impl Bench {
     }
 
     fn bare(&self) -> Outcome<(Running, String)> {
-        let mut process = Command::new(self.release.join("examples/bare_route")).stdout(Stdio::piped()).spawn()?;
+        let mut process = Command::new(self.release.join("bare_route")).stdout(Stdio::piped()).spawn()?;
         let stdout = process.stdout.take().ok_or("no output of the bare route")?;
         let running = Running(process);
         let mut line = String::new();
