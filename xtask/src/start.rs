@@ -216,14 +216,15 @@ Subscribe as alice, publish as bob; alice hears it:
 "
         );
     }
+    let stop = if mqtt.is_some() { "    kill $!\n" } else { "" };
     let _ = write!(
         text,
         "
-Ask the session's conductor, then close the session; alice is disconnected:
+Ask the session's conductor, then close the session; alice is disconnected, and would try again for ever:
 
-    curl -sS http://{admin}/v1/sessions/$ID/requests -d '{{\"method\": \"state\"}}'
+    curl -sS http://{admin}/v1/sessions/$ID/requests -d '{{\"method\": \"state\"}}'; echo
     curl -sS -i -X DELETE http://{admin}/v1/sessions/$ID
-
+{stop}
 Ctrl-C or SIGTERM ends the host; its sessions are kept in the state folder.
 
 "
@@ -254,6 +255,15 @@ mod tests {
         for part in ["http://127.0.0.1:50001/v1/sessions -d", "http://127.0.0.1:8888/v1/sessions/$ID/join", "-h ::1 -p 1883", "off  (path"]
         {
             assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_readme_tours_the_same_commands() {
+        let ready = json!({"admin": "127.0.0.1:50001", "iot": "0.0.0.0:8888", "mqtt": "0.0.0.0:1883", "mqtt_websocket": "0.0.0.0:8083"});
+        let readme = fs::read_to_string(workspace::root().join("README.md")).unwrap();
+        for command in tour(&ready).unwrap().lines().filter_map(|line| line.strip_prefix("    ")) {
+            assert!(readme.lines().any(|line| line == command), "README.md lacks: {command}");
         }
     }
 

@@ -20,7 +20,15 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    // What cargo tells this program about its package. Build scripts look at some of it, and would make everything anew.
+    for (name, _) in env::vars_os().filter(|(name, _)| is_of_package(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
     command
+}
+
+fn is_of_package(name: &str) -> bool {
+    name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
 }
 
 /// The folder that cargo builds into, wherever that is set.
@@ -85,6 +93,15 @@ mod tests {
         assert_eq!(find(&built.libraries, "conductor_default"), Ok(Path::new(&library)));
         assert_eq!((built.programs.len(), built.libraries.len()), (1, 1));
         assert!(find(&built.libraries, "conductor_active").is_err());
+    }
+
+    #[test]
+    fn what_is_said_of_this_package_is_not_passed_on() {
+        let removed: Vec<_> = cargo().get_envs().filter(|(_, value)| value.is_none()).map(|(name, _)| name.to_owned()).collect();
+        for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
+            assert!(removed.iter().any(|gone| gone == name), "{name}: {removed:?}");
+        }
+        assert!(!is_of_package("CARGO_TARGET_DIR") && !is_of_package("CARGO_HOME"));
     }
 
     #[test]
