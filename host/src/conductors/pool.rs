@@ -251,12 +251,21 @@ impl Shared {
     /// The next job; nothing where this thread should end.
     fn next(&self) -> Option<Arc<dyn Job>> {
         let mut queue = lock(&self.queue);
+        let mut yielded = false;
         loop {
             if let Some(job) = queue.jobs.pop_front() {
                 return Some(job);
             }
             if queue.stopped {
                 return None;
+            }
+            // Under load the next job comes at once, and to find it costs much less than to sleep and be woken for it.
+            if !yielded {
+                yielded = true;
+                drop(queue);
+                thread::yield_now();
+                queue = lock(&self.queue);
+                continue;
             }
             queue.idle += 1;
             // Replacements that are no longer needed end after a while; the first ones wait for ever and cost nothing.

@@ -7,7 +7,6 @@ use axum::{
     body::Body,
     extract::{ConnectInfo, Path, RawQuery, State},
     http::{StatusCode, header},
-    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -15,7 +14,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Ports, body, error::Problem, legacy, livez, log_and_harden, not_allowed, not_found, only_get, only_post, query};
+use super::{Ports, body, error::Problem, legacy, livez, not_allowed, not_found, only_get, only_post, query};
 use crate::{
     conductors::catalog::Type,
     sessions::{Caller, CloseReason, Port, Session, SessionId, manager::Refused, session::Status},
@@ -42,7 +41,6 @@ pub fn router(ports: Arc<Ports>) -> Router {
         .route("/readyz", only_get(readyz))
         .fallback(not_found)
         .with_state(ports)
-        .layer(middleware::from_fn(log_and_harden))
 }
 
 /// A session as `/v1` shows it.

@@ -18,7 +18,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Ports, body, error::Problem, legacy, livez, log_and_harden, not_found, only_post};
+use super::{Ports, body, error::Problem, legacy, livez, not_found, only_post};
 use crate::{
     sessions::{Caller, Pin, Port, SessionId, manager::Refused},
     tokens::{claims::Grantee, grant::Grant},
@@ -33,13 +33,7 @@ pub fn router(ports: Arc<Ports>, mqtt: Option<Router>) -> Router {
         .route("/api/joinSession", only_post(legacy::join_session))
         .route("/v1/sessions/{id}/join", only_post(join_v1))
         .route_layer(middleware::from_fn(cors));
-    Router::new()
-        .merge(joins)
-        .route("/livez", get(livez))
-        .fallback(not_found)
-        .with_state(ports)
-        .merge(mqtt.unwrap_or_default())
-        .layer(middleware::from_fn(log_and_harden))
+    Router::new().merge(joins).route("/livez", get(livez)).fallback(not_found).with_state(ports).merge(mqtt.unwrap_or_default())
 }
 
 /// Pages of any origin may join: what counts is the pin. Every answer says so, with or without an `Origin`.

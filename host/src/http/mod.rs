@@ -40,10 +40,8 @@ use std::{
 
 use axum::{
     Json,
-    extract::Request,
     handler::Handler,
-    http::{HeaderValue, StatusCode, header},
-    middleware::Next,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
@@ -125,18 +123,4 @@ async fn not_found() -> Problem {
 
 async fn livez() -> impl IntoResponse {
     Json(json!({ "status": "ok" }))
-}
-
-/// One line a request, and what every answer carries.
-async fn log_and_harden(request: Request, next: Next) -> Response {
-    // The query may hold what an author considers secret; it is not logged.
-    let line = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned()));
-    let mut response = next.run(request).await;
-    if let Some((method, path)) = line {
-        tracing::debug!(%method, path, status = response.status().as_u16(), "request");
-    }
-    let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    response
 }

@@ -14,18 +14,21 @@ pub struct Undecodable;
 /// Where that value holds a percent sign without two hexadecimal digits, or bytes that are not UTF-8.
 pub fn parameter(query: &str, name: &str) -> Result<Option<String>, Undecodable> {
     let mut pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let last = pairs.rfind(|(key, _)| decode(key).is_ok_and(|key| key == name));
+    let last = pairs.rfind(|(key, _)| *key == name || decode(key).is_ok_and(|key| key == name));
     last.map(|(_, value)| decode(value).map(|value| value.trim().to_owned())).transpose()
 }
 
-fn decode(text: &str) -> Result<String, Undecodable> {
+fn decode(text: &str) -> Result<Cow<'_, str>, Undecodable> {
+    if !text.contains(['%', '+']) {
+        return Ok(text.into());
+    }
     let bytes = text.as_bytes();
     let bad = |at: usize| !matches!(bytes.get(at + 1..at + 3), Some([a, b]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
     if bytes.iter().enumerate().any(|(at, byte)| *byte == b'%' && bad(at)) {
         return Err(Undecodable);
     }
     let blanks = text.replace('+', " ");
-    percent_decode_str(&blanks).decode_utf8().map(Cow::into_owned).map_err(|_| Undecodable)
+    percent_decode_str(&blanks).decode_utf8().map(|decoded| decoded.into_owned().into()).map_err(|_| Undecodable)
 }
 
 #[cfg(test)]

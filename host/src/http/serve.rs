@@ -2,7 +2,13 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body, extract::ConnectInfo};
+use axum::{
+    Router,
+    body::Body,
+    extract::ConnectInfo,
+    http::{HeaderValue, header},
+    response::Response,
+};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -105,7 +111,7 @@ async fn connection(
         let mut router = router.clone();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
-        async move { Ok::<_, Infallible>(router.call(request).await.unwrap_or_else(|never| match never {})) }
+        async move { Ok::<_, Infallible>(answer(&mut router, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -131,6 +137,21 @@ async fn connection(
         tracing::debug!(%peer, %error, "a connection ended with an error");
     }
     drop(place);
+}
+
+/// One request: one line in the log, and what every answer carries. (Here and not in a layer of the router, which would cost a
+/// request several allocations.)
+async fn answer(router: &mut Router, request: Request<Body>) -> Response {
+    // The query may hold what an author considers secret; it is not logged.
+    let line = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned()));
+    let mut response = router.call(request).await.unwrap_or_else(|never| match never {});
+    if let Some((method, path)) = line {
+        tracing::debug!(%method, path, status = response.status().as_u16(), "request");
+    }
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// Resolves when `stop` becomes true, or its sender is gone.
