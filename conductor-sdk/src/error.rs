@@ -135,7 +135,9 @@ impl<E: std::error::Error> From<E> for Error {
 }
 
 pub(crate) fn from_failure(failure: &Failure) -> Error {
-    Error { code: failure.code, message: failure.message.to_string(), data: serde_json::from_slice(&failure.data).ok() }
+    // Only this library's own guard says that the conductor panicked; a host that does so about itself went wrong inside.
+    let code = if failure.code == code::PANIC { code::INTERNAL } else { failure.code };
+    Error { code, message: failure.message.to_string(), data: serde_json::from_slice(&failure.data).ok() }
 }
 
 pub(crate) fn into_failure(error: Error) -> Failure {

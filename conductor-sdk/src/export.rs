@@ -1,6 +1,6 @@
 //! From the trait to the binary contract.
 
-use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use conductor_abi::{
     ABI_VERSION,
@@ -65,6 +65,8 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// One conductor under its name.
 pub trait Offer: Send + Sync {
+    /// What settings call it.
+    fn name(&self) -> &'static str;
     /// Its entry in the manifest.
     fn manifest(&self) -> ConductorManifest;
     /// Whether `config` (JSON) fits.
@@ -95,14 +97,17 @@ fn parse_config<T: serde::de::DeserializeOwned + 'static>(config: &[u8]) -> Resu
 impl<C: Conductor> Offer for Offered<C> {
     fn manifest(&self) -> ConductorManifest {
         let hooks = [(event::MESSAGE, is_written(C::message)), (event::CLOSE, is_written(C::close))];
-        ConductorManifest {
-            name: self.name.to_owned(),
-            hooks: hooks.into_iter().filter(|(_, written)| *written).map(|(hook, _)| hook.to_owned()).collect(),
-            methods: self.methods.manifest(),
-            config: Some(schemars::schema_for!(C::Config).to_value()),
-            lazy: C::LAZY,
-            rest: BTreeMap::new(),
-        }
+        let mut manifest = ConductorManifest::default();
+        manifest.name = self.name.to_owned();
+        manifest.hooks = hooks.into_iter().filter(|(_, written)| *written).map(|(hook, _)| hook.to_owned()).collect();
+        manifest.methods = self.methods.manifest();
+        manifest.config = Some(schemars::schema_for!(C::Config).to_value());
+        manifest.lazy = C::LAZY;
+        manifest
+    }
+
+    fn name(&self) -> &'static str {
+        self.name
     }
 
     fn check_config(&self, config: &[u8]) -> Result<()> {
@@ -110,10 +115,10 @@ impl<C: Conductor> Offer for Offered<C> {
     }
 
     fn create(&self, session: Session, config: &[u8]) -> BoxFuture<Result<ConductorObj>> {
-        let config = parse_config::<C::Config>(config);
-        let methods = self.methods.clone();
+        let (config, methods) = (config.to_vec(), self.methods.clone());
+        // All of it inside the future: reading the config runs the author's code too.
         Box::pin(async move {
-            let conductor = C::create(&session, config?).await?;
+            let conductor = C::create(&session, parse_config(&config)?).await?;
             Ok(ConductorObj::new(Live { conductor: Some(conductor), session, methods }))
         })
     }
@@ -175,7 +180,7 @@ pub struct Entry<T>(std::marker::PhantomData<T>);
 impl<T: Offers> Entry<T> {
     fn find(name: &str) -> Result<&'static dyn Offer> {
         let offers = guard::scope(None, T::offers)?;
-        let found = offers.iter().find(|offer| offer.manifest().name == name);
+        let found = offers.iter().find(|offer| offer.name() == name);
         found.map(|offer| &**offer).ok_or_else(|| Error::of(code::REFUSED, format!("this plugin offers no conductor {name:?}")))
     }
 }
@@ -183,11 +188,12 @@ impl<T: Offers> Entry<T> {
 impl<T: Offers> PluginEntry for Entry<T> {
     fn manifest() -> Reply {
         guard::install_hook();
-        let manifest = guard::scope(None, || Manifest {
-            abi: ABI_VERSION.to_owned(),
-            sdk: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
-            conductors: T::offers().iter().map(|offer| offer.manifest()).collect(),
-            rest: BTreeMap::new(),
+        let manifest = guard::scope(None, || {
+            let mut manifest = Manifest::default();
+            manifest.abi = ABI_VERSION.to_owned();
+            manifest.sdk = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned();
+            manifest.conductors = T::offers().iter().map(|offer| offer.manifest()).collect();
+            manifest
         });
         reply(manifest.and_then(|manifest| Ok(serde_json::to_vec(&manifest)?)))
     }

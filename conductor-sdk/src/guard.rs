@@ -43,17 +43,22 @@ pub(crate) fn install_hook() {
 
 /// Runs author's code; a panic becomes an error with [`code::PANIC`], message and location.
 pub(crate) fn scope<T>(session: Option<&Session>, f: impl FnOnce() -> T) -> Result<T> {
-    let before = CURRENT.with(|current| current.replace(session.cloned()));
-    DEPTH.with(|depth| depth.set(depth.get() + 1));
+    // In a thread that is ending these places may be gone; then lines are logged without a session, and nothing else is lost.
+    let before = CURRENT.try_with(|current| current.replace(session.cloned()));
+    let _ = DEPTH.try_with(|depth| depth.set(depth.get() + 1));
+    // A panic that the author caught himself must not lend its place to a later one.
+    let _ = LOCATION.try_with(|slot| slot.take());
     let result = catch_unwind(AssertUnwindSafe(f));
-    DEPTH.with(|depth| depth.set(depth.get() - 1));
-    let ours = CURRENT.with(|current| current.replace(before));
-    drop(ours);
+    let _ = DEPTH.try_with(|depth| depth.set(depth.get() - 1));
+    if let Ok(before) = before {
+        let ours = CURRENT.try_with(|current| current.replace(before));
+        drop(ours);
+    }
     result.map_err(panic_error)
 }
 
 fn panic_error(payload: Box<dyn Any + Send>) -> Error {
-    let location = LOCATION.with(|slot| slot.borrow_mut().take()).unwrap_or_default();
+    let location = LOCATION.try_with(|slot| slot.take()).ok().flatten().unwrap_or_default();
     let text = match payload.downcast_ref::<&'static str>() {
         Some(text) => (*text).to_owned(),
         None => payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "(a value that is no text)".to_owned()),
@@ -61,7 +66,13 @@ fn panic_error(payload: Box<dyn Any + Send>) -> Error {
     // The drop of an unknown payload may panic in its turn, outside of any guard.
     std::mem::forget(payload);
     let place = if location.is_empty() { String::new() } else { format!(" at {location}") };
-    Error::of(code::PANIC, format!("panic: {text}{place}")).with_data(PanicData { location })
+    Error::of(code::PANIC, format!("panic: {text}{place}")).with_data(panic_data(location))
+}
+
+fn panic_data(location: String) -> PanicData {
+    let mut data = PanicData::default();
+    data.location = location;
+    data
 }
 
 /// Guards every poll and the drop of `future`.

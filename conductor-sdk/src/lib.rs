@@ -69,7 +69,7 @@ pub mod testing;
 pub use conductor::Conductor;
 pub use error::{Error, Result};
 pub use message::{Client, CloseReason, Message};
-pub use methods::{Handler, Methods};
+pub use methods::Methods;
 pub use session::{Publish, Session};
 pub use task::{Task, TaskOutput};
 

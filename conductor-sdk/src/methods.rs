@@ -11,18 +11,12 @@ use crate::{Error, Result, Session};
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 type Call<C> = Box<dyn for<'a> Fn(&'a mut C, &'a Session, &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>>> + Send + Sync>;
 
-/// A plain async method `async fn(&mut self, &Session, P) -> Result<R>`: what [`Methods::on`] takes. Implemented for all
-/// such functions; nothing to implement yourself.
-///
-/// ```
-/// # use conductor_sdk::prelude::*;
-/// # struct Lamp;
-/// impl Lamp {
-///     async fn dim(&mut self, _: &Session, percent: u8) -> Result<u8> { Ok(percent.min(100)) }
-/// }
-/// fn is_handler<C, P, R>(_: impl for<'a> conductor_sdk::Handler<'a, C, P, R>) {}
-/// is_handler(Lamp::dim);
-/// ```
+/// A plain async method `async fn(&mut self, &Session, P) -> Result<R>`: what [`Methods::on`] takes. Not to be named outside of
+/// this crate, so that other kinds of methods can come later.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no method of a conductor",
+    label = "expected an `async fn(&mut self, &Session, P) -> Result<R>` whose future is `Send`"
+)]
 pub trait Handler<'a, C: 'a, P, R>: Send + Sync {
     /// What it returns.
     type Future: Future<Output = Result<R>> + Send + 'a;
@@ -81,7 +75,7 @@ impl<C: Send + 'static> Methods<C> {
 
     /// Adds a method. Its parameters and its result are JSON by their serde types; a request whose parameters do not fit is
     /// answered with an error that names what is wrong, without a call. A method that takes `()` accepts and ignores any
-    /// parameters. Of two methods with one name the later counts.
+    /// parameters. `method` is `async fn(&mut self, &Session, P) -> Result<R>`. Of two methods with one name the later counts.
     ///
     /// ```
     /// # use conductor_sdk::prelude::*;
@@ -97,7 +91,7 @@ impl<C: Send + 'static> Methods<C> {
     /// let methods = Methods::new().on("go", Robot::go);
     /// ```
     #[must_use]
-    pub fn on<P, R, H>(mut self, name: &'static str, handler: H) -> Self
+    pub fn on<P, R, H>(mut self, name: &'static str, method: H) -> Self
     where
         P: DeserializeOwned + JsonSchema + Send + 'static,
         R: Serialize + JsonSchema + Send + 'static,
@@ -106,16 +100,14 @@ impl<C: Send + 'static> Methods<C> {
         let call: Call<C> = Box::new(move |conductor, session, body| {
             Box::pin(async move {
                 let params = parse::<P>(body, code::INVALID_PARAMS, "the parameters do not fit")?;
-                let result = handler.call(conductor, session, params).await?;
+                let result = method.call(conductor, session, params).await?;
                 serde_json::to_vec(&result).map_err(|e| Error::of(code::INTERNAL, format!("the result cannot be JSON: {e}")))
             })
         });
-        let manifest = MethodManifest {
-            name: name.to_owned(),
-            params: Some(schemars::schema_for!(P).to_value()),
-            result: Some(schemars::schema_for!(R).to_value()),
-            rest: BTreeMap::new(),
-        };
+        let mut manifest = MethodManifest::default();
+        manifest.name = name.to_owned();
+        manifest.params = Some(schemars::schema_for!(P).to_value());
+        manifest.result = Some(schemars::schema_for!(R).to_value());
         if self.by_name.insert(name, Method { call, manifest }).is_none() {
             self.order.push(name);
         }

@@ -134,6 +134,7 @@ impl Session {
             Ok(millis) => SystemTime::UNIX_EPOCH + Duration::from_millis(millis),
             Err(error) => {
                 tracing::warn!(%error, "the host did not tell the time; this machine's clock is used");
+                #[expect(clippy::disallowed_methods, reason = "the host's clock does not answer")]
                 SystemTime::now()
             }
         }
@@ -188,14 +189,14 @@ impl Session {
     /// # Ok(()) }
     /// ```
     pub fn publish<'a>(&'a self, name: &'a str, payload: impl AsRef<[u8]>) -> Publish<'a> {
-        Publish { session: self, client: "", name, payload: payload.as_ref().to_vec(), meta: PublishMeta::default() }
+        Publish { session: self, client: None, name, payload: payload.as_ref().to_vec(), meta: PublishMeta::default() }
     }
 
     /// Sends `payload` on `/{id}/to/{client}/{name}`. It is private only where the other clients' grants are narrowed: by
     /// default every client may subscribe to everything in its session.
     ///
     /// # Errors
-    /// As [`publish`](Self::publish); a client that has not joined is one too.
+    /// As [`publish`](Self::publish); a client that has not joined, or an empty name, is one too.
     ///
     /// ```
     /// # use conductor_sdk::prelude::*;
@@ -204,7 +205,7 @@ impl Session {
     /// # Ok(()) }
     /// ```
     pub fn publish_to<'a>(&'a self, client: &'a str, name: &'a str, payload: impl AsRef<[u8]>) -> Publish<'a> {
-        Publish { client, ..self.publish(name, payload) }
+        Publish { client: Some(client), ..self.publish(name, payload) }
     }
 
     /// The clients that joined and whose grant has not ended, in the order of their first join.
@@ -242,13 +243,15 @@ impl Session {
     /// Where the session is closed.
     pub async fn sleep(&self, duration: Duration) -> Result<()> {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let meta = to_json(&SleepMeta { micros })?;
+        let mut meta = SleepMeta::default();
+        meta.micros = micros;
+        let meta = to_json(&meta)?;
         self.call(call::SLEEP, "", "", &meta, &[]).await.map(drop)
     }
 
     /// Runs `future` beside the conductor until it ends or the session does; it is dropped when the session closes. It runs
     /// on the host's threads, possibly while the conductor handles an event: share state through `Arc` and a lock, or
-    /// channels. It may return `()` or [`Result<()>`](Result); an error is logged. A panic in it makes the session faulted,
+    /// channels. It may return `()` or [`Result<()>`](Result), or never; an error is logged. A panic in it makes the session faulted,
     /// as one in the conductor does.
     ///
     /// # Errors
@@ -273,9 +276,10 @@ impl Session {
         F::Output: TaskOutput,
     {
         let (task, cancellable) = cancellable(async move { future.await.into_result() });
-        let session = self.clone();
+        // Guarded from here on: the task may be dropped before it is ever polled.
+        let guarded = guard::run(Some(self), cancellable);
         let reply = async move {
-            match guard::run(Some(&session), cancellable).await {
+            match guarded.await {
                 Ok(()) => ROk(RVec::new()),
                 Err(error) => RErr(into_failure(error)),
             }
@@ -325,7 +329,8 @@ impl fmt::Debug for Session {
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Publish<'a> {
     session: &'a Session,
-    client: &'a str,
+    /// Nothing: to all.
+    client: Option<&'a str>,
     name: &'a str,
     payload: Vec<u8>,
     meta: PublishMeta,
@@ -365,8 +370,11 @@ impl<'a> IntoFuture for Publish<'a> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
+            if self.client == Some("") {
+                return Err(Error::of(code::REFUSED, "a message to one client needs that client's name"));
+            }
             let meta = if self.meta.qos == 0 && !self.meta.retain { Vec::new() } else { to_json(&self.meta)? };
-            self.session.call(wire::call::PUBLISH, self.name, self.client, &meta, &self.payload).await.map(drop)
+            self.session.call(wire::call::PUBLISH, self.name, self.client.unwrap_or_default(), &meta, &self.payload).await.map(drop)
         })
     }
 }

@@ -61,12 +61,13 @@ impl Task {
     }
 }
 
-/// What a task may return: `()` or [`Result<()>`](Result).
+/// What a task may return: `()`, [`Result<()>`](Result), or nothing ever.
 ///
 /// ```
 /// # use conductor_sdk::prelude::*;
 /// # fn f(session: &Session) -> Result<()> {
 /// session.spawn(async {})?;
+/// session.spawn(async { loop { std::future::pending::<()>().await } })?;
 /// session.spawn(async { Err(Error::new("this is logged")) })?;
 /// # Ok(()) }
 /// ```
@@ -87,19 +88,37 @@ impl TaskOutput for Result<()> {
     }
 }
 
+impl TaskOutput for Never {
+    fn into_result(self) -> Result<()> {
+        self
+    }
+}
+
+/// The type of a loop without an end, which stable Rust cannot name but can compute.
+type Never = <fn() -> ! as sealed::Returns>::Output;
+
 mod sealed {
     pub trait Sealed {}
     impl Sealed for () {}
     impl Sealed for crate::Result<()> {}
+    impl Sealed for super::Never {}
+
+    pub trait Returns {
+        type Output;
+    }
+    impl<T> Returns for fn() -> T {
+        type Output = T;
+    }
 }
 
 pub(crate) fn cancellable<F>(future: F) -> (Task, Cancellable<F>) {
     let task = Task(Arc::new(State::default()));
-    (task.clone(), Cancellable { future: Box::pin(future), task })
+    (task.clone(), Cancellable { future: Some(Box::pin(future)), task })
 }
 
 pub(crate) struct Cancellable<F> {
-    future: Pin<Box<F>>,
+    /// Nothing only while it is dropped.
+    future: Option<Pin<Box<F>>>,
     task: Task,
 }
 
@@ -113,12 +132,16 @@ impl<F: Future<Output = Result<()>>> Future for Cancellable<F> {
         if state.cancelled.load(Ordering::SeqCst) {
             return Poll::Ready(Ok(()));
         }
-        self.future.as_mut().poll(cx)
+        match self.future.as_mut() {
+            Some(future) => future.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
     }
 }
 
 impl<F> Drop for Cancellable<F> {
     fn drop(&mut self) {
+        self.future = None;
         self.task.0.finished.store(true, Ordering::SeqCst);
         self.task.0.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
     }

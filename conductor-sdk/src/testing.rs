@@ -83,6 +83,8 @@ pub struct Logged {
 /// ```
 pub struct Rig {
     conductor: Option<ConductorObj>,
+    /// It panicked: the host would tell it nothing more.
+    faulted: Option<Error>,
     state: Arc<Mutex<State>>,
     tasks: Vec<FfiFuture<Reply>>,
 }
@@ -96,6 +98,9 @@ struct State {
     sleepers: BTreeMap<(Duration, u64), Waker>,
     spawned: Vec<FfiFuture<Reply>>,
     count: u64,
+    /// The conductor asked for it.
+    closing: bool,
+    /// Nothing may be asked any more.
     closed: bool,
 }
 
@@ -122,7 +127,7 @@ impl Rig {
         logging::install(HostObj::new(FakeHost(state.clone())));
         let session = Session::new(HostObj::new(FakeHost(state.clone())), "123456".into(), "test".into(), &"5eed".repeat(16))?;
         let config = serde_json::to_vec(&config)?;
-        let mut rig = Self { conductor: None, state, tasks: Vec::new() };
+        let mut rig = Self { conductor: None, faulted: None, state, tasks: Vec::new() };
         let created = guard::run(Some(&session), export::offer::<C>("test").create(session.clone(), &config));
         rig.conductor = Some(rig.run(created)?);
         Ok(rig)
@@ -164,18 +169,25 @@ impl Rig {
 
     /// A client joins: [`Session::clients`] lists it.
     ///
+    /// # Errors
+    /// Where the session is closed.
+    ///
     /// ```
     /// # use conductor_sdk::{prelude::*, testing::Rig};
     /// # struct Lamp;
     /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
     /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
-    /// rig.join("ann");
+    /// rig.join("ann").unwrap();
     /// ```
-    pub fn join(&mut self, client: &str) {
+    pub fn join(&mut self, client: &str) -> Result<()> {
         let mut state = lock(&self.state);
+        if state.closed || state.closing {
+            return Err(Error::of(code::CLOSED, "the session is closed"));
+        }
         if !state.clients.iter().any(|known| known == client) {
             state.clients.push(client.to_owned());
         }
+        Ok(())
     }
 
     /// Lets time pass: tasks run, and sleeps that end within it end in their order.
@@ -211,9 +223,7 @@ impl Rig {
     pub fn close(&mut self, reason: CloseReason) -> Result<()> {
         let result = self.event(event::CLOSE, reason.as_str(), "", &[], EventMeta::default()).map(drop);
         lock(&self.state).closed = true;
-        self.tasks.clear();
-        lock(&self.state).spawned.clear();
-        self.conductor = None;
+        self.end();
         result
     }
 
@@ -268,12 +278,16 @@ impl Rig {
     /// ```
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        lock(&self.state).closed
+        let state = lock(&self.state);
+        state.closed || state.closing
     }
 
     fn event(&mut self, kind: &str, subject: &str, client: &str, body: &[u8], mut meta: EventMeta) -> Result<Vec<u8>> {
         meta.time = u64::try_from(lock(&self.state).now.as_millis()).unwrap_or(u64::MAX);
         let meta = serde_json::to_vec(&meta)?;
+        if let Some(fault) = &self.faulted {
+            return Err(fault.clone());
+        }
         let mut conductor = self.conductor.take().ok_or_else(|| Error::of(code::CLOSED, "the conductor is closed"))?;
         let event = Event {
             kind: kind.into(),
@@ -286,8 +300,23 @@ impl Rig {
         self.conductor = Some(conductor);
         match reply {
             ROk(bytes) => Ok(bytes.to_vec()),
-            RErr(failure) => Err(from_failure(&failure)),
+            RErr(failure) => {
+                let error = from_failure(&failure);
+                if failure.code == code::PANIC {
+                    self.faulted = Some(error.clone());
+                    self.end();
+                }
+                Err(error)
+            }
         }
+    }
+
+    /// Drops the conductor and its tasks. They may still call the host: outside of its lock.
+    fn end(&mut self) {
+        self.tasks.clear();
+        let spawned = std::mem::take(&mut lock(&self.state).spawned);
+        drop(spawned);
+        self.conductor = None;
     }
 
     /// Runs `future` to its end, tasks beside it; where all wait, time goes on to the next sleep that ends.
@@ -331,11 +360,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        // The tasks and the conductor may still call the host: they go before it, outside of its lock.
-        self.tasks.clear();
-        self.conductor = None;
-        let spawned = std::mem::take(&mut lock(&self.state).spawned);
-        drop(spawned);
+        self.end();
     }
 }
 
@@ -362,7 +387,7 @@ impl FakeHost {
             call::NOW => Ok(state.now.as_millis().to_string().into_bytes()),
             _ if state.closed => Err(Failure::new(code::CLOSED, "the session is closed")),
             call::CLIENTS => {
-                let infos: Vec<_> = state.clients.iter().map(|id| ClientInfo { client_id: id.clone(), expires_at: None }).collect();
+                let infos: Vec<_> = state.clients.iter().map(|id| client_info(id)).collect();
                 serde_json::to_vec(&infos).map_err(|e| Failure::new(code::INTERNAL, e.to_string()))
             }
             call::PUBLISH => {
@@ -382,7 +407,9 @@ impl FakeHost {
                 Ok(Vec::new())
             }
             call::CLOSE => {
-                state.closed = true;
+                if std::mem::replace(&mut state.closing, true) {
+                    return Err(Failure::new(code::CLOSED, "the session is being closed already"));
+                }
                 Ok(Vec::new())
             }
             other => Err(Failure::new(code::UNSUPPORTED, format!("the rig does not know {other:?}"))),
@@ -406,7 +433,7 @@ impl HostObject for FakeHost {
             match meta::<SleepMeta>(&call) {
                 Ok(sleep) => {
                     let due = lock(&self.0).now + Duration::from_micros(sleep.micros);
-                    Sleep { state: &self.0, due }.await;
+                    Sleep { state: &self.0, due, key: None }.await;
                     ROk(Vec::new().into())
                 }
                 Err(failure) => RErr(failure),
@@ -432,19 +459,216 @@ impl HostObject for FakeHost {
 struct Sleep<'a> {
     state: &'a Mutex<State>,
     due: Duration,
+    /// Its place among the sleepers, once it waits.
+    key: Option<(Duration, u64)>,
 }
 
 impl Future for Sleep<'_> {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = lock(self.state);
         if state.now >= self.due {
             return Poll::Ready(());
         }
-        state.count += 1;
-        let key = (self.due, state.count);
+        let key = self.key.unwrap_or_else(|| {
+            state.count += 1;
+            (self.due, state.count)
+        });
         state.sleepers.insert(key, cx.waker().clone());
+        drop(state);
+        self.key = Some(key);
         Poll::Pending
+    }
+}
+
+impl Drop for Sleep<'_> {
+    fn drop(&mut self) {
+        // A sleep that was given up must not move the time.
+        if let Some(key) = self.key {
+            let waker = lock(self.state).sleepers.remove(&key);
+            drop(waker);
+        }
+    }
+}
+
+fn client_info(id: &str) -> ClientInfo {
+    let mut info = ClientInfo::default();
+    info.client_id = id.to_owned();
+    info
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use super::*;
+    use crate::{Message, Methods};
+
+    /// Panics when it is dropped, and counts that.
+    struct Bomb(Arc<AtomicUsize>);
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, SeqCst);
+            panic!("dropped");
+        }
+    }
+
+    #[derive(Default)]
+    struct Probe {
+        dropped: Arc<AtomicUsize>,
+        ticks: Arc<AtomicUsize>,
+    }
+
+    impl Conductor for Probe {
+        type Config = ();
+        async fn create(_: &Session, (): ()) -> Result<Self> {
+            Ok(Self::default())
+        }
+        fn methods() -> Methods<Self> {
+            Methods::new()
+                .on("bomb", Self::bomb)
+                .on("two loops", Self::two_loops)
+                .on("counts", Self::counts)
+                .on("finish", Self::finish)
+                .on("panic", Self::panic)
+                .on("to", Self::to)
+        }
+        async fn message(&mut self, session: &Session, message: &Message) -> Result<()> {
+            session.publish("echo", message.payload()).await
+        }
+        async fn close(&mut self, session: &Session, _: CloseReason) -> Result<()> {
+            // One that asks the host while it is dropped.
+            struct Asks(Session);
+            impl Drop for Asks {
+                fn drop(&mut self) {
+                    assert!(self.0.clients().is_empty(), "the session is closed");
+                }
+            }
+            let asks = Asks(session.clone());
+            session.spawn(async move {
+                std::future::pending::<()>().await;
+                drop(asks);
+            })?;
+            session.publish("bye", "").await
+        }
+    }
+
+    impl Probe {
+        async fn bomb(&mut self, session: &Session, (): ()) -> Result<()> {
+            let bomb = Bomb(self.dropped.clone());
+            session.spawn(async move { drop(bomb) }).map(drop)
+        }
+        async fn two_loops(&mut self, session: &Session, (): ()) -> Result<()> {
+            for _ in 0..2 {
+                let (session_, ticks) = (session.clone(), self.ticks.clone());
+                session.spawn(async move {
+                    loop {
+                        if session_.sleep(Duration::from_secs(1)).await.is_ok() {
+                            ticks.fetch_add(1, SeqCst);
+                        }
+                    }
+                })?;
+            }
+            Ok(())
+        }
+        async fn counts(&mut self, _: &Session, (): ()) -> Result<[usize; 2]> {
+            Ok([self.dropped.load(SeqCst), self.ticks.load(SeqCst)])
+        }
+        async fn finish(&mut self, session: &Session, (): ()) -> Result<()> {
+            session.close().await
+        }
+        async fn panic(&mut self, _: &Session, (): ()) -> Result<()> {
+            panic!("on request");
+        }
+        async fn to(&mut self, session: &Session, client: String) -> Result<()> {
+            session.publish_to(&client, "hand", "secret").await
+        }
+    }
+
+    #[test]
+    fn a_task_that_panics_when_dropped_stays_inside_polled_or_not() {
+        let mut rig = Rig::start::<Probe>(()).unwrap();
+        rig.request("bomb", ()).unwrap();
+        rig.tasks();
+        assert_eq!(rig.request("counts", ()).unwrap()[0], 1, "dropped by its own end");
+        rig.request("finish", ()).unwrap();
+        rig.close(CloseReason::Conductor).unwrap();
+        // Refused, and dropped without a poll.
+        let host = Arc::new(Mutex::new(State { closed: true, ..State::default() }));
+        let session = Session::new(HostObj::new(FakeHost(host)), "1".into(), "t".into(), &"00".repeat(32)).unwrap();
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let bomb = Bomb(dropped.clone());
+        assert!(session.spawn(async move { drop(bomb) }).unwrap_err().is_closed());
+        assert_eq!(dropped.load(SeqCst), 1);
+    }
+
+    #[test]
+    fn many_loops_tick_once_a_second() {
+        let mut rig = Rig::start::<Probe>(()).unwrap();
+        rig.request("two loops", ()).unwrap();
+        for _ in 0..100 {
+            rig.advance(Duration::from_secs(1));
+        }
+        assert_eq!(rig.request("counts", ()).unwrap()[1], 200);
+    }
+
+    #[test]
+    fn a_conductor_that_closes_its_session_still_says_goodbye() {
+        let mut rig = Rig::start::<Probe>(()).unwrap();
+        rig.request("finish", ()).unwrap();
+        assert!(rig.is_closed());
+        assert!(rig.request("finish", ()).unwrap_err().is_closed());
+        rig.close(CloseReason::Conductor).unwrap();
+        assert_eq!(rig.published()[0].name, "bye");
+        assert!(rig.request("counts", ()).unwrap_err().is_closed());
+    }
+
+    #[test]
+    fn after_a_panic_the_conductor_is_told_nothing_more() {
+        let mut rig = Rig::start::<Probe>(()).unwrap();
+        let told = rig.request("panic", ()).unwrap_err();
+        assert!(told.message().contains("panic: on request at "), "{told}");
+        assert_eq!(rig.message("ann", "x", "y").unwrap_err().message(), told.message());
+    }
+
+    #[test]
+    fn a_message_to_nobody_is_not_one_to_all() {
+        let mut rig = Rig::start::<Probe>(()).unwrap();
+        rig.join("ann").unwrap();
+        assert!(rig.request("to", "").is_err());
+        assert!(rig.request("to", "bob").is_err(), "who has not joined");
+        rig.request("to", "ann").unwrap();
+        let published = rig.published();
+        assert_eq!(published.len(), 1);
+        assert_eq!(published[0].client.as_deref(), Some("ann"));
+    }
+
+    #[test]
+    fn a_config_whose_reading_panics_is_an_error() {
+        struct Panics;
+        impl<'de> serde::Deserialize<'de> for Panics {
+            fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+                panic!("while reading")
+            }
+        }
+        impl schemars::JsonSchema for Panics {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                "Panics".into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                true.into()
+            }
+        }
+        struct Reads;
+        impl Conductor for Reads {
+            type Config = Panics;
+            async fn create(_: &Session, _: Panics) -> Result<Self> {
+                Ok(Self)
+            }
+        }
+        let refused = Rig::start::<Reads>(serde_json::json!({})).unwrap_err();
+        assert!(refused.message().contains("while reading"), "{refused}");
     }
 }

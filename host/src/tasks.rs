@@ -2,8 +2,14 @@
 //!
 //! To add a task, add a line where the host puts its [`MainLoop`] together:
 //!
-//! ```ignore
-//! main_loop.every("log summary", Duration::from_secs(60), move || summary(manager.clone()));
+//! ```
+//! # use std::time::Duration;
+//! # use conductor_host::tasks::MainLoop;
+//! # let mut main_loop = MainLoop::new();
+//! main_loop.every("say so", Duration::from_secs(60), || async {
+//!     tracing::info!("another minute");
+//!     Ok(())
+//! });
 //! ```
 
 use std::{any::Any, fmt, future::Future, panic::AssertUnwindSafe, time::Duration};

@@ -7,10 +7,12 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitCode, Stdio},
     thread,
     time::{Duration, Instant},
 };
+
+use crate::workspace;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -19,16 +21,17 @@ const SLICE: &str = "2s";
 const CONNECTIONS: usize = 64;
 
 /// Runs the named benchmarks, or all.
-pub fn run(root: &Path, target: &Path, names: &[String]) -> Outcome<()> {
+pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
     let all = ["size", "memory", "requests", "blocking"];
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
         return Err(format!("there is no benchmark {unknown:?}; there are: {}", all.join(", ")).into());
     }
     let wanted = |name: &str| names.is_empty() || names.iter().any(|other| other == name);
-    build(root)?;
+    build()?;
+    let (root, target) = (workspace::root(), workspace::target()?);
     let bench = Bench { release: target.join("release"), scratch: target.join("bench") };
     if wanted("size") {
-        bench.size(root)?;
+        bench.size(&root)?;
     }
     if wanted("memory") {
         bench.memory()?;
@@ -39,20 +42,14 @@ pub fn run(root: &Path, target: &Path, names: &[String]) -> Outcome<()> {
     if wanted("blocking") {
         bench.blocking()?;
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
-fn build(root: &Path) -> Outcome<()> {
+fn build() -> Outcome<()> {
     say("building (release)…");
-    let packages = ["conductor-host", "conductor-default", "conductor-active", "conductor-test-faulty"];
+    let packages = ["conductor-host", "conductor-default", "conductor-active", "conductor-test-faulty", "bare_route"];
     let packages = packages.iter().flat_map(|package| ["-p", package]);
-    let cargo = || {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(root).args(["build", "--release"]);
-        cargo
-    };
-    succeed(cargo().args(packages))?;
-    succeed(cargo().args(["-p", "conductor-host", "--example", "bare_route"]))
+    succeed(workspace::cargo().args(["build", "--release"]).args(packages))
 }
 
 struct Bench {
@@ -185,7 +182,8 @@ impl Bench {
             let alone = wrk(&host.admin, &script)?;
             let path = format!("/api/conductorRequest?id={blocker}&method=block&params=%7B%22millis%22:1500%7D");
             let address = host.admin.clone();
-            let blocking = thread::spawn(move || Client::connect(&address).and_then(|mut client| client.get(&path)).map_err(|e| e.to_string()));
+            let blocking =
+                thread::spawn(move || Client::connect(&address).and_then(|mut client| client.get(&path)).map_err(|e| e.to_string()));
             let beside = wrk(&host.admin, &script)?;
             let answer = blocking.join().map_err(|_| "the blocking request panicked")??;
             if !answer.contains("blocked") {
@@ -203,7 +201,7 @@ impl Bench {
     }
 
     fn bare(&self) -> Outcome<(Running, String)> {
-        let mut process = Command::new(self.release.join("examples/bare_route")).stdout(Stdio::piped()).spawn()?;
+        let mut process = Command::new(self.release.join("bare_route")).stdout(Stdio::piped()).spawn()?;
         let stdout = process.stdout.take().ok_or("no output of the bare route")?;
         let running = Running(process);
         let mut line = String::new();
@@ -297,7 +295,11 @@ struct Measured {
 
 fn wrk(address: &str, script: &Path) -> Outcome<Measured> {
     let connections = format!("-c{CONNECTIONS}");
-    let output = Command::new("wrk").args(["-t2", &connections, "-d", SLICE, "--latency", "-s"]).arg(script).arg(format!("http://{address}")).output();
+    let output = Command::new("wrk")
+        .args(["-t2", &connections, "-d", SLICE, "--latency", "-s"])
+        .arg(script)
+        .arg(format!("http://{address}"))
+        .output();
     let output = output.map_err(|e| format!("wrk does not run ({e}); install the package wrk"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find_map(|line| line.strip_prefix("RESULT ")).ok_or_else(|| format!("wrk said: {text}"))?;
@@ -351,7 +353,6 @@ fn heading(text: &str) {
     say(&format!("\n== {text}"));
 }
 
-#[expect(clippy::print_stdout, reason = "what the user asked for")]
 fn say(text: &str) {
-    println!("{text}");
+    crate::say(&format!("{text}\n"));
 }

@@ -1,5 +1,6 @@
-//! The project's own commands: `cargo xtask start`, `cargo xtask test`.
+//! The project's own commands: `cargo xtask start`, `cargo xtask test`, `cargo xtask bench`.
 
+mod bench;
 mod packages;
 mod start;
 mod test;
@@ -15,6 +16,8 @@ The commands of this repository:
                                 ARGS go to the host: --set iot.listen=127.0.0.1:9000, --log-level debug, …
   cargo xtask test              all that must hold: format, lints, tests, documentation. Installs what
                                 the tests need (Debian, as root), or says what is missing.
+  cargo xtask bench [NAME …]    measures size, memory, requests, blocking (all, without a name); takes a few
+                                minutes, needs Linux and wrk.
 ";
 
 /// What a command ends with: the status of the process, or why it could not do its work.
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
         }
         (Some("start"), arguments) => start::run(arguments),
         (Some("test"), []) => test::run(),
+        (Some("bench"), names) => bench::run(names),
         (Some(command), _) => {
             eprint!("there is no command {command:?} with these arguments\n\n{HELP}");
             Ok(ExitCode::from(2))

@@ -67,8 +67,8 @@ impl Failure {
 /// What comes back: bytes (JSON where the kind says so), or an error.
 pub type Reply = RResult<RVec<u8>, Failure>;
 
-fn panicked(what: &str) -> Failure {
-    Failure::new(code::PANIC, format!("{what} panicked outside of a guard"))
+fn panicked(code: i32, what: &str) -> Failure {
+    Failure::new(code, format!("{what} panicked outside of a guard"))
 }
 
 /// Runs `f`, and makes a panic the value of `or`. The payload is leaked: its own drop may panic again.
@@ -125,7 +125,7 @@ impl<T: ConductorObject> ConductorImpl<T> {
     unsafe extern "C" fn handle<'a>(data: *mut (), event: Event<'a>) -> BorrowingFfiFuture<'a, Reply> {
         // SAFETY: `data` is the live `T` of `new`; `ConductorObj::handle` holds `&'a mut` while the future lives.
         let object: &'a mut T = unsafe { &mut *data.cast::<T>() };
-        guarded(|| object.handle(event), || async { RErr(panicked("handle")) }.into_ffi())
+        guarded(|| object.handle(event), || async { RErr(panicked(code::PANIC, "handle")) }.into_ffi())
     }
 }
 
@@ -158,13 +158,16 @@ impl std::fmt::Debug for ConductorObj {
 // ------------------------------------------------------------------------------------------------------------------------
 // The host: made by the host, used by the plugin
 
-/// What the host implements for one session, and once for the library as a whole.
+/// What the host implements for one session, and once for the library as a whole. A plugin may keep the object for as long as
+/// it likes, use it from any thread, and drop it on any thread.
 pub trait HostObject: Send + Sync + 'static {
-    /// Asks the host. A kind that needs no waiting is ready at the first poll; none ever re-enters the conductor.
+    /// Asks the host. A kind that needs no waiting is ready at the first poll; none ever re-enters the conductor. The arguments
+    /// are read for as long as the future lives.
     fn call<'a>(&'a self, call: Event<'a>) -> BorrowingFfiFuture<'a, Reply>;
 
     /// Runs `task` beside the conductor until it ends or the session does; answers with its number. What the task answers
-    /// is looked at for errors only.
+    /// is looked at for errors only. A refused task is dropped before this returns, on the caller's thread; tasks of a
+    /// creation that failed end with it.
     ///
     /// # Errors
     /// [`code::CLOSED`], [`code::OVERLOADED`].
@@ -222,13 +225,13 @@ impl<T: HostObject> HostImpl<T> {
     unsafe extern "C" fn call<'a>(data: *const (), call: Event<'a>) -> BorrowingFfiFuture<'a, Reply> {
         // SAFETY: `data` is the live `T` of `new`, borrowed for `'a` by `HostObj::call`.
         let object: &'a T = unsafe { &*data.cast::<T>() };
-        guarded(|| object.call(call), || async { RErr(panicked("call")) }.into_ffi())
+        guarded(|| object.call(call), || async { RErr(panicked(code::INTERNAL, "call")) }.into_ffi())
     }
 
     unsafe extern "C" fn spawn(data: *const (), meta: RSlice<'_, u8>, task: FfiFuture<Reply>) -> RResult<u64, Failure> {
         // SAFETY: as in `call`.
         let object = unsafe { &*data.cast::<T>() };
-        guarded(|| object.spawn(meta.as_slice(), task).into(), || RErr(panicked("spawn")))
+        guarded(|| object.spawn(meta.as_slice(), task).into(), || RErr(panicked(code::INTERNAL, "spawn")))
     }
 
     unsafe extern "C" fn log(data: *const (), level: u8, target: RStr<'_>, message: RStr<'_>, fields: RSlice<'_, u8>) {
@@ -347,15 +350,15 @@ impl<T: PluginEntry> RootImpl<T> {
     }
 
     extern "C" fn manifest() -> Reply {
-        guarded(T::manifest, || RErr(panicked("manifest")))
+        guarded(T::manifest, || RErr(panicked(code::PANIC, "manifest")))
     }
 
     extern "C" fn init(host: HostObj, meta: RSlice<'_, u8>) -> Reply {
-        guarded(|| T::init(host, meta.as_slice()), || RErr(panicked("init")))
+        guarded(|| T::init(host, meta.as_slice()), || RErr(panicked(code::PANIC, "init")))
     }
 
     extern "C" fn handle(event: Event<'_>) -> BorrowingFfiFuture<'_, Reply> {
-        guarded(|| T::handle(event), || async { RErr(panicked("handle")) }.into_ffi())
+        guarded(|| T::handle(event), || async { RErr(panicked(code::PANIC, "handle")) }.into_ffi())
     }
 
     extern "C" fn set_log_level(level: u8) {
@@ -363,7 +366,10 @@ impl<T: PluginEntry> RootImpl<T> {
     }
 
     extern "C" fn create<'a>(name: RStr<'a>, host: HostObj, meta: RSlice<'a, u8>, body: RSlice<'a, u8>) -> BorrowingFfiFuture<'a, Created> {
-        guarded(|| T::create(name.as_str(), host, meta.as_slice(), body.as_slice()), || async { RErr(panicked("create")) }.into_ffi())
+        guarded(
+            || T::create(name.as_str(), host, meta.as_slice(), body.as_slice()),
+            || async { RErr(panicked(code::PANIC, "create")) }.into_ffi(),
+        )
     }
 }
 

@@ -1,7 +1,8 @@
 //! What travels inside `meta`, `body` and manifests: JSON that may grow, the names of events and calls, and error codes.
 //!
 //! Rules for every later version: keys are added, never renamed or given another meaning; unknown keys are ignored; a
-//! missing key has the default stated here.
+//! missing key has its type's default (nothing, 0, no) unless another is stated. All structs may get fields, so they are made
+//! from their `Default` (or `new`) and then filled.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +48,8 @@ pub mod root {
     pub const CHECK_CONFIG: &str = "check_config";
 }
 
-/// What a conductor may ask of the host. One that the host does not know is answered [`code::UNSUPPORTED`].
+/// What a conductor may ask of the host. One that the host does not know is answered [`code::UNSUPPORTED`], at the first poll.
+/// After a session's end, and once its conductor is faulted, all but [`call::NOW`] are answered [`code::CLOSED`].
 pub mod call {
     /// Send `body` on `/{id}/{subject}`, or with `client` on `/{id}/to/{client}/{subject}`; `meta` is a [`super::PublishMeta`].
     pub const PUBLISH: &str = "publish";
@@ -85,12 +87,15 @@ pub mod code {
     pub const UNAVAILABLE: i32 = -32007;
     /// The task was cancelled.
     pub const CANCELLED: i32 = -32008;
-    /// The conductor's code panicked; the host treats it as faulted.
+    /// The conductor's code panicked; the host treats it as faulted. Only a plugin answers this: what goes wrong in the host
+    /// behind a call is [`INTERNAL`].
     pub const PANIC: i32 = -32099;
 }
 
 /// What a plugin offers.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
 pub struct Manifest {
     /// Version of the contract that it was built with.
     pub abi: String,
@@ -104,21 +109,20 @@ pub struct Manifest {
 }
 
 /// One conductor of a plugin.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
 pub struct ConductorManifest {
     /// The name that settings use.
     pub name: String,
     /// The events it wants beside requests, by their names in [`event`]; others are not told.
-    #[serde(default)]
     pub hooks: Vec<String>,
     /// What it answers.
-    #[serde(default)]
     pub methods: Vec<MethodManifest>,
     /// JSON Schema of its config; absent means unknown.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<Value>,
     /// Whether it may be made as late as at its session's first event.
-    #[serde(default)]
     pub lazy: bool,
     /// Keys of later versions.
     #[serde(flatten)]
@@ -126,15 +130,17 @@ pub struct ConductorManifest {
 }
 
 /// One method of a conductor.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
 pub struct MethodManifest {
     /// Its name.
     pub name: String,
     /// JSON Schema of its parameters; absent means unknown.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub params: Option<Value>,
     /// JSON Schema of its result; absent means unknown.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
     /// Keys of later versions.
     #[serde(flatten)]
@@ -143,6 +149,7 @@ pub struct MethodManifest {
 
 /// `meta` of a creation.
 #[derive(Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CreateMeta {
     /// The session's id.
     pub session: String,
@@ -151,7 +158,8 @@ pub struct CreateMeta {
     pub type_name: String,
     /// The type's `config`; an empty object where the settings have none.
     pub config: Box<RawValue>,
-    /// 64 hexadecimal digits: the seed of the session's randomness.
+    /// 64 hexadecimal digits: the seed of the session's randomness, which an SDK feeds into xoshiro256++ as its 32 bytes of
+    /// state. That never changes, so that a session can be played again.
     pub seed: String,
     /// Milliseconds since the Unix epoch.
     pub time: u64,
@@ -163,25 +171,35 @@ pub struct CreateMeta {
     pub caller: Option<CallerMeta>,
 }
 
+impl CreateMeta {
+    /// What every creation has; the rest is absent.
+    #[must_use]
+    pub fn new(session: String, type_name: String, config: Box<RawValue>, seed: String, time: u64) -> Self {
+        Self { session, type_name, config, seed, time, restoring: false, caller: None }
+    }
+}
+
 /// `meta` of an event.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
 pub struct EventMeta {
     /// Milliseconds since the Unix epoch: when it happened.
     pub time: u64,
     /// Milliseconds that are left until the deadline.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<u64>,
     /// Who asked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub caller: Option<CallerMeta>,
     /// MQTT quality of service of a message.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub qos: u8,
     /// Whether a message was sent to be retained.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub retain: bool,
     /// Whether a message is a last will.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub will: bool,
 }
 
@@ -192,30 +210,34 @@ fn is_zero(qos: &u8) -> bool {
 
 /// Who is behind an event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
 pub struct CallerMeta {
     /// `admin`, `iot`, or `host` for the host itself.
     pub port: String,
     /// Address and port of the other side.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
     /// Who that is, where the port knows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub principal: Option<String>,
 }
 
 /// `meta` of [`call::PUBLISH`]; no bytes at all mean the defaults.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
 pub struct PublishMeta {
     /// MQTT quality of service, 0 to 2; 0 by default.
-    #[serde(default)]
     pub qos: u8,
     /// Whether the broker keeps it for later subscribers.
-    #[serde(default)]
     pub retain: bool,
 }
 
 /// `meta` of [`call::SLEEP`].
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
 pub struct SleepMeta {
     /// How long, in microseconds.
     pub micros: u64,
@@ -223,26 +245,30 @@ pub struct SleepMeta {
 
 /// `meta` of a spawn.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
 pub struct SpawnMeta {
     /// For the log; may be empty.
-    #[serde(default)]
     pub name: String,
 }
 
 /// One client in the reply of [`call::CLIENTS`].
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
 pub struct ClientInfo {
     /// The name it joined with.
     pub client_id: String,
     /// When its grant ends, in seconds since the Unix epoch.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<u64>,
 }
 
 /// `data` of a [`Failure`](crate::contract::Failure) with [`code::PANIC`].
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
 pub struct PanicData {
     /// `file:line:column`, where it is known.
-    #[serde(default)]
     pub location: String,
 }

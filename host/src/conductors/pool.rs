@@ -8,6 +8,7 @@
 use std::{
     collections::VecDeque,
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -39,6 +40,11 @@ pub trait Job: Send + Sync + 'static {
     fn mark_slow(&self);
 }
 
+/// A panic got out of a plugin.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a panic got out of the plugin")]
+pub struct Escaped;
+
 /// One thread of the pool, as the watchdog sees it.
 #[derive(Default)]
 pub struct Slot {
@@ -60,15 +66,29 @@ impl Slot {
     }
 
     /// Runs plugin code.
-    pub fn plugin_code<T>(&self, f: impl FnOnce() -> T) -> T {
+    ///
+    /// # Errors
+    /// Where a panic got out of the plugin, past the guards of its SDK: the thread goes on all the same.
+    pub fn plugin_code<T>(&self, f: impl FnOnce() -> T) -> Result<T, Escaped> {
         // Sequentially consistent, as is the watchdog's look before it sleeps: one of the two sees the other.
         self.seq.fetch_add(1, Ordering::SeqCst);
         if let Some(watchdog) = &self.watchdog {
             watchdog.wake();
         }
-        let result = f();
+        let result = catch_unwind(AssertUnwindSafe(f));
         self.seq.fetch_add(1, Ordering::SeqCst);
-        result
+        result.map_err(|payload| {
+            // The drop of a payload that comes from a plugin may panic in its turn.
+            std::mem::forget(payload);
+            Escaped
+        })
+    }
+
+    /// Drops what belongs to a plugin.
+    pub fn discard<T>(&self, value: T) {
+        if let Err(escaped) = self.plugin_code(|| drop(value)) {
+            tracing::error!("dropping: {escaped}");
+        }
     }
 
     /// Whether the thread should go back to its pool soon.

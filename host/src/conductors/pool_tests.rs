@@ -43,7 +43,8 @@ impl Work {
 impl Job for Work {
     fn run(self: Arc<Self>, slot: &Slot) {
         self.in_lane.fetch_add(usize::from(thread::current().name() == Some("slow conductors")), SeqCst);
-        slot.plugin_code(|| (self.work)());
+        // A job that panics is told so; the tests look at what comes after.
+        let _ = slot.plugin_code(|| (self.work)());
     }
 
     fn lane(&self) -> &Arc<Lane> {
@@ -208,5 +209,20 @@ fn replacements_end_when_they_are_not_needed_any_more() {
     }
     drop(jobs);
     assert!(others_run(&pool, &Arc::default()), "some are left");
+    pool.stop();
+}
+
+#[test]
+fn a_panic_that_gets_out_of_a_plugin_costs_no_thread() {
+    let (_runtime, pool) = pool();
+    let lane: Arc<Lane> = Arc::default();
+    let before = pool.0.threads.load(SeqCst);
+    for _ in 0..50 {
+        // As a panic comes out of a library: without this process's hook, which may take its time.
+        pool.push(Work::of(&lane, || std::panic::resume_unwind(Box::new("out of the plugin"))));
+    }
+    assert!(others_run(&pool, &Arc::default()));
+    assert_eq!(pool.0.threads.load(SeqCst), before);
+    assert!(!lane.is_type_slow(), "and nobody is taken for stuck");
     pool.stop();
 }

@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use super::Trouble;
 use crate::{
     broker::BrokerError,
-    sessions::{Session, session::Conductor, task::Task},
+    sessions::{Session, task::Task},
     store::StoredClient,
 };
 
@@ -40,7 +40,7 @@ impl SessionHost {
     }
 
     fn session(&self) -> Result<Arc<Session>, Failure> {
-        let session = self.session.upgrade().filter(|session| !matches!(session.conductor(), Conductor::Gone));
+        let session = self.session.upgrade().filter(|session| !session.status().is_over());
         session.ok_or_else(|| Failure::new(code::CLOSED, "the session is closed"))
     }
 
@@ -62,7 +62,7 @@ impl SessionHost {
         match call.kind.as_str() {
             call::PUBLISH => publish(&session, &call).await.map(|()| Vec::new()),
             call::SLEEP => {
-                let SleepMeta { micros } = meta(&call)?;
+                let SleepMeta { micros, .. } = meta(&call)?;
                 drop(session);
                 tokio::time::sleep(Duration::from_micros(micros)).await;
                 self.session().map(|_| Vec::new())
@@ -88,7 +88,9 @@ fn clients(session: &Session) -> Result<Vec<u8>, Failure> {
         .iter()
         .filter_map(|client| match client {
             StoredClient::Joined { client_id, expires_at } if *expires_at > now => {
-                Some(ClientInfo { client_id: client_id.to_string(), expires_at: Some(*expires_at) })
+                let mut info = ClientInfo::default();
+                (info.client_id, info.expires_at) = (client_id.to_string(), Some(*expires_at));
+                Some(info)
             }
             _ => None,
         })
@@ -99,11 +101,11 @@ fn clients(session: &Session) -> Result<Vec<u8>, Failure> {
 fn close(session: &Arc<Session>) -> Result<Vec<u8>, Failure> {
     let manager = session.world().manager.upgrade();
     let accepted = manager.is_some_and(|manager| manager.close_by_conductor(session));
-    accepted.then(Vec::new).ok_or_else(|| Failure::new(code::CLOSED, "the session is being closed already"))
+    accepted.then(Vec::new).ok_or_else(|| Failure::new(code::CLOSED, "the session is being closed, or not made yet"))
 }
 
 async fn publish(session: &Session, call: &Event<'_>) -> Result<(), Failure> {
-    let PublishMeta { qos, retain } = meta(call)?;
+    let PublishMeta { qos, retain, .. } = meta(call)?;
     let (name, client) = (call.subject.as_str(), call.client.as_str());
     if name.is_empty() || name.contains(['+', '#', '\0']) || qos > 2 {
         return Err(Failure::new(code::REFUSED, format!("{name:?} with QoS {qos} cannot be published")));

@@ -156,7 +156,8 @@ mod tests {
             assert_eq!(look(&slots, &mut seen), (true, 0));
             assert_eq!(look(&slots, &mut seen), (true, 1));
             assert!(slot.is_leaving());
-        });
+        })
+        .unwrap();
     }
 
     #[test]
@@ -165,7 +166,7 @@ mod tests {
         let slots = [slot.clone()];
         let mut seen = HashMap::new();
         for _ in 0..10 {
-            slot.plugin_code(|| assert_eq!(look(&slots, &mut seen), (true, 0)));
+            slot.plugin_code(|| assert_eq!(look(&slots, &mut seen), (true, 0))).unwrap();
         }
         assert_eq!(look(&slots, &mut seen), (true, 0), "it worked since the last look");
         assert_eq!(look(&slots, &mut seen), (false, 0));

@@ -18,7 +18,7 @@ use serde_json::{Value, json, value::RawValue};
 use super::{Ports, body, error::Problem, legacy, livez, log_and_harden, not_allowed, not_found, only_get, only_post, query};
 use crate::{
     conductors::catalog::Type,
-    sessions::{Caller, CloseReason, Port, Session, SessionId, manager::Refused, session::Conductor},
+    sessions::{Caller, CloseReason, Port, Session, SessionId, manager::Refused, session::Status},
     store::StoredClient,
 };
 
@@ -78,12 +78,12 @@ fn seconds(seconds: u64) -> String {
 impl From<&Session> for SessionView {
     fn from(session: &Session) -> Self {
         let record = session.record();
-        let (state, reason) = match session.conductor() {
-            Conductor::NotMade => ("idle", None),
-            Conductor::Live(_) => ("live", None),
-            Conductor::Faulted(reason) => ("faulted", Some(reason.to_string())),
-            Conductor::Unavailable(reason) => ("unavailable", Some(reason.to_string())),
-            Conductor::Gone => ("closed", None),
+        let (state, reason) = match session.status() {
+            Status::NotMade => ("idle", None),
+            Status::Live => ("live", None),
+            Status::Faulted(reason) => ("faulted", Some(reason.to_string())),
+            Status::Unavailable(reason) => ("unavailable", Some(reason.to_string())),
+            Status::Gone => ("closed", None),
         };
         let clients = record.clients.iter().map(|client| match client {
             StoredClient::Joined { client_id, expires_at } => {

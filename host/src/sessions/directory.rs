@@ -66,9 +66,7 @@ impl Directory {
         let mut page = Vec::new();
         for shard in &self.shards {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
-            page.extend(
-                shard.range((from, Bound::Unbounded)).filter(|(_, session)| !session.is_hidden()).take(limit).map(|(_, s)| s.clone()),
-            );
+            page.extend(shard.range((from, Bound::Unbounded)).filter(|(_, session)| session.is_open()).take(limit).map(|(_, s)| s.clone()));
         }
         page.sort_unstable_by_key(|session| session.id().packed());
         page.truncate(limit);

@@ -64,7 +64,11 @@ impl Caller {
     }
 
     pub(super) fn meta(&self) -> CallerMeta {
-        CallerMeta { port: self.port.as_str().to_owned(), peer: self.peer.map(|peer| peer.to_string()), principal: self.principal.clone() }
+        let mut meta = CallerMeta::default();
+        meta.port = self.port.as_str().to_owned();
+        meta.peer = self.peer.map(|peer| peer.to_string());
+        meta.principal.clone_from(&self.principal);
+        meta
     }
 }
 
@@ -160,7 +164,8 @@ impl What {
         deadline: Instant,
     ) -> Result<Vec<u8>, Trouble> {
         let left = deadline.saturating_duration_since(Instant::now());
-        let mut meta = EventMeta { time, deadline: Some(millis(left)), caller: self.caller(), ..EventMeta::default() };
+        let mut meta = EventMeta::default();
+        (meta.time, meta.deadline, meta.caller) = (time, Some(millis(left)), self.caller());
         let kind_name = self.name();
         let (subject, client, body) = match self {
             Self::Make(_) => return Ok(Vec::new()),

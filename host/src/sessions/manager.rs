@@ -21,7 +21,7 @@ use super::{
     clock::Clock,
     directory::Directory,
     event::{Event, What},
-    session::Conductor,
+    session::Phase,
     world::{Counts, World, count},
 };
 use crate::{
@@ -155,7 +155,7 @@ impl Manager {
                 let name = &record.type_name;
                 missing.entry(name.clone()).or_insert_with(|| Arc::new(Catalog::missing(name))).clone()
             });
-            self.directory.add(Session::new(record, kind, self.world.clone(), false));
+            self.directory.add(Session::new(record, kind, self.world.clone(), Phase::Open));
         }
         for kind in missing.into_values() {
             if let Err(reason) = &kind.plugin {
@@ -198,7 +198,7 @@ impl Manager {
     /// The live session of that id.
     #[must_use]
     pub fn get(&self, id: SessionId) -> Option<Arc<Session>> {
-        self.directory.get(id).filter(|session| !session.is_hidden())
+        self.directory.get(id).filter(|session| session.is_open())
     }
 
     /// Up to `limit` sessions behind `after`, in a fixed order.
@@ -237,7 +237,7 @@ impl Manager {
         match self.world.store.apply(Change::Create(session.record())).await {
             Ok(record) => {
                 record.into_iter().for_each(|record| session.update_record(record));
-                session.set_hidden(false);
+                session.move_on(Phase::Making, Phase::Open);
                 tracing::info!(session = %id, r#type = %kind.name, %caller, "session created");
                 Ok(session)
             }
@@ -268,7 +268,7 @@ impl Manager {
                 revision: 0,
                 rest: None,
             };
-            let session = Session::new(Arc::new(record), kind.clone(), self.world.clone(), true);
+            let session = Session::new(Arc::new(record), kind.clone(), self.world.clone(), Phase::Making);
             if self.directory.add(session.clone()) {
                 self.world.broker.open_session(session.id());
                 return Ok(session);
@@ -295,18 +295,18 @@ impl Manager {
     pub async fn close(self: &Arc<Self>, id: SessionId, reason: CloseReason, caller: Caller) -> Result<(), Refused> {
         self.check_running()?;
         let session = self.get(id).ok_or(Refused::NoSuchSession)?;
-        if !session.set_hidden(true) {
+        if !session.move_on(Phase::Open, Phase::Closing) {
             return Err(Refused::NoSuchSession);
         }
         let manager = self.clone();
-        to_its_end(async move { manager.close_hidden(&session, reason, &caller).await }).await
+        to_its_end(async move { manager.close_at_last(&session, reason, &caller).await }).await
     }
 
-    async fn close_hidden(&self, session: &Arc<Session>, reason: CloseReason, caller: &Caller) -> Result<(), Refused> {
+    async fn close_at_last(&self, session: &Arc<Session>, reason: CloseReason, caller: &Caller) -> Result<(), Refused> {
         let id = session.id();
         if let Err(error) = self.world.store.apply(Change::Close(id)).await {
             tracing::error!(session = %id, %error, "session not closed");
-            session.set_hidden(false);
+            session.move_on(Phase::Closing, Phase::Open);
             return Err(error.into());
         }
         self.close_conductor(session, reason).await;
@@ -318,13 +318,13 @@ impl Manager {
 
     /// A conductor closes its session. True where that was accepted.
     pub(crate) fn close_by_conductor(self: &Arc<Self>, session: &Arc<Session>) -> bool {
-        if self.check_running().is_err() || !session.set_hidden(true) {
+        if self.check_running().is_err() || !session.move_on(Phase::Open, Phase::Closing) {
             return false;
         }
         let (manager, session) = (self.clone(), session.clone());
         self.world.pool.runtime().spawn(async move {
             // An error is logged where it happens; there is nobody else to tell.
-            let _ = manager.close_hidden(&session, CloseReason::Conductor, &Caller::host()).await;
+            let _ = manager.close_at_last(&session, CloseReason::Conductor, &Caller::host()).await;
         });
         true
     }
@@ -426,7 +426,7 @@ impl Manager {
     /// Refuses everything new, and closes all live conductors: their sessions stay stored.
     pub async fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
-        let live = self.directory.all().into_iter().filter(|session| matches!(session.conductor(), Conductor::Live(_)));
+        let live = self.directory.all().into_iter().filter(|session| session.status().is_live());
         stream::iter(live)
             .for_each_concurrent(None, |session| async move { self.close_conductor(&session, CloseReason::HostStopping).await })
             .await;

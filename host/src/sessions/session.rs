@@ -65,25 +65,59 @@ struct Inner {
     record: Arc<StoredSession>,
     conductor: Conductor,
     state: State,
-    /// Not to be found, joined or asked: being made, or being closed.
-    hidden: bool,
+    phase: Phase,
     /// Whether the session holds anything beyond its record; freed when all of it is empty.
     hot: Option<Box<Hot>>,
 }
 
+/// Where a session is in its life. Only an open one can be found, joined and asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It is not stored yet.
+    Making,
+    /// It lives.
+    Open,
+    /// It is being closed, or is.
+    Closing,
+}
+
 /// What a session has as a conductor.
-#[derive(Clone, Debug)]
-pub enum Conductor {
+#[derive(Clone)]
+enum Conductor {
+    NotMade,
+    Live(Instance),
+    Faulted(Arc<str>),
+    Unavailable(Arc<str>),
+    Gone,
+}
+
+/// What a session has as a conductor, to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
     /// It is made at the first event.
     NotMade,
     /// It answers.
-    Live(Instance),
+    Live,
     /// It panicked; why.
     Faulted(Arc<str>),
     /// It cannot be had; why.
     Unavailable(Arc<str>),
     /// It was closed.
     Gone,
+}
+
+impl Status {
+    /// Whether it answers.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        matches!(self, Self::Live)
+    }
+
+    /// Whether it has ended, well or not: then it may ask for nothing more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Faulted(_) | Self::Unavailable(_) | Self::Gone)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,12 +150,12 @@ struct Current {
 }
 
 impl Session {
-    pub(super) fn new(record: Arc<StoredSession>, kind: Arc<Type>, world: Arc<World>, hidden: bool) -> Arc<Self> {
+    pub(super) fn new(record: Arc<StoredSession>, kind: Arc<Type>, world: Arc<World>, phase: Phase) -> Arc<Self> {
         let conductor = match &kind.plugin {
             Ok(_) => Conductor::NotMade,
             Err(reason) => Conductor::Unavailable(reason.clone()),
         };
-        let inner = Inner { record, conductor, state: State::Idle, hidden, hot: None };
+        let inner = Inner { record, conductor, state: State::Idle, phase, hot: None };
         Arc::new(Self { id: inner.record.id, kind, world, slow: AtomicBool::new(false), inner: Mutex::new(inner) })
     }
 
@@ -147,10 +181,16 @@ impl Session {
         self.lock().record.clone()
     }
 
-    /// What it has as a conductor.
+    /// What it has as a conductor. (Not the conductor itself: whoever held that would drop it on a thread of its own.)
     #[must_use]
-    pub fn conductor(&self) -> Conductor {
-        self.lock().conductor.clone()
+    pub fn status(&self) -> Status {
+        match &self.lock().conductor {
+            Conductor::NotMade => Status::NotMade,
+            Conductor::Live(_) => Status::Live,
+            Conductor::Faulted(reason) => Status::Faulted(reason.clone()),
+            Conductor::Unavailable(reason) => Status::Unavailable(reason.clone()),
+            Conductor::Gone => Status::Gone,
+        }
     }
 
     /// Takes over a record that the store has made durable; an older one than the present is ignored, since two changes of
@@ -162,13 +202,18 @@ impl Session {
         }
     }
 
-    pub(super) fn is_hidden(&self) -> bool {
-        self.lock().hidden
+    pub(super) fn is_open(&self) -> bool {
+        self.lock().phase == Phase::Open
     }
 
-    /// Hides or shows it; false where it was so already.
-    pub(super) fn set_hidden(&self, hidden: bool) -> bool {
-        std::mem::replace(&mut self.lock().hidden, hidden) != hidden
+    /// Goes from one phase to another; false where it was in another than `from`.
+    pub(super) fn move_on(&self, from: Phase, to: Phase) -> bool {
+        let phase = &mut self.lock().phase;
+        let was = *phase == from;
+        if was {
+            *phase = to;
+        }
+        was
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -246,7 +291,7 @@ impl Session {
 
     /// Handles one event; runs on a thread for plugin code.
     async fn handle(self: Arc<Self>, what: What, time: u64, deadline: Instant) -> Result<Vec<u8>, Trouble> {
-        let conductor = self.conductor();
+        let conductor = self.lock().conductor.clone();
         let instance = match conductor {
             Conductor::Live(instance) => instance,
             _ if what.closes() => return Ok(Vec::new()),
@@ -261,15 +306,8 @@ impl Session {
     async fn make(self: &Arc<Self>, what: &What, time: u64) -> Result<Instance, Trouble> {
         let plugin = self.kind.plugin.as_ref().map_err(|reason| Trouble::Unavailable(reason.clone()))?;
         let seed = random_hex::<32>().map_err(|e| Trouble::Internal(e.to_string()))?;
-        let meta = CreateMeta {
-            session: self.id.to_string(),
-            type_name: self.kind.name.to_string(),
-            config: plugin.config.clone(),
-            seed,
-            time,
-            restoring: false,
-            caller: what.caller(),
-        };
+        let mut meta = CreateMeta::new(self.id.to_string(), self.kind.name.to_string(), plugin.config.clone(), seed, time);
+        meta.caller = what.caller();
         let made = Instance::make(plugin, HostObj::new(SessionHost::new(self)), &meta).await;
         match made {
             Ok(instance) => {
@@ -291,7 +329,8 @@ impl Session {
         let mut result = if current.timer.is_none() && current.deadline <= Instant::now() {
             Poll::Ready(Err(Trouble::Deadline))
         } else {
-            slot.plugin_code(|| current.handling.as_mut().poll(&mut cx))
+            let polled = slot.plugin_code(|| current.handling.as_mut().poll(&mut cx));
+            polled.unwrap_or_else(|escaped| Poll::Ready(Err(Trouble::Faulted(escaped.to_string().into()))))
         };
         if result.is_pending() {
             let deadline = current.deadline;
@@ -301,8 +340,11 @@ impl Session {
             }
         }
         let Poll::Ready(result) = result else { return false };
-        if let Err(Trouble::Faulted(reason)) = &result {
-            self.fault(reason, slot);
+        match &result {
+            Err(Trouble::Faulted(reason)) => self.fault(reason, slot),
+            // Nobody would end what a making that failed has left running.
+            Err(_) if !self.status().is_live() => self.end_tasks(),
+            _ => {}
         }
         match current.answer.take() {
             // Who asked may have gone meanwhile; then nobody wants the answer.
@@ -321,7 +363,7 @@ impl Session {
 
     /// The conductor panicked: no further event reaches it, and its tasks end. On a thread for plugin code.
     pub(super) fn fault(&self, reason: &Arc<str>, slot: &Slot) {
-        if matches!(self.conductor(), Conductor::Faulted(_) | Conductor::Gone) {
+        if self.status().is_over() {
             return;
         }
         tracing::error!(session = %self.id, r#type = %self.kind.name, %reason, "the conductor is faulted");
@@ -330,15 +372,16 @@ impl Session {
 
     /// Takes the conductor and its tasks away. On a thread for plugin code.
     fn end(&self, instead: Conductor, slot: &Slot) {
-        let (before, tasks) = {
-            let mut inner = self.lock();
-            let tasks = inner.hot.as_mut().map(|hot| std::mem::take(&mut hot.tasks)).unwrap_or_default();
-            (std::mem::replace(&mut inner.conductor, instead), tasks)
-        };
+        let before = std::mem::replace(&mut self.lock().conductor, instead);
+        self.end_tasks();
+        slot.discard(before);
+    }
+
+    fn end_tasks(&self) {
+        let tasks = self.lock().hot.as_mut().map(|hot| std::mem::take(&mut hot.tasks)).unwrap_or_default();
         for task in tasks.into_values() {
             task.cancel(&self.world.pool);
         }
-        slot.plugin_code(|| drop(before));
     }
 
     /// Adds a task of the conductor.
@@ -388,7 +431,7 @@ impl Job for Session {
             let Some(mut current) = self.next() else { return };
             if self.poll(&mut current, &waker, slot) {
                 let closes = current.closes;
-                slot.plugin_code(|| drop(current));
+                slot.discard(current);
                 if closes {
                     self.end(Conductor::Gone, slot);
                 }

@@ -10,7 +10,12 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use conductor_abi::{abi_stable::std_types::RErr, async_ffi::FfiFuture, contract::Reply, wire::code};
+use conductor_abi::{
+    abi_stable::std_types::RErr,
+    async_ffi::FfiFuture,
+    contract::{Failure, Reply},
+    wire::code,
+};
 
 use super::Session;
 use crate::conductors::{
@@ -95,8 +100,9 @@ impl Job for Task {
         if self.lock().state == State::Running {
             let waker = Waker::from(self.clone());
             match slot.plugin_code(|| Pin::new(&mut future).poll(&mut Context::from_waker(&waker))) {
-                Poll::Ready(ready) => reply = Some(ready),
-                Poll::Pending => {
+                Ok(Poll::Ready(ready)) => reply = Some(ready),
+                Err(escaped) => reply = Some(RErr(Failure::new(code::PANIC, escaped.to_string()))),
+                Ok(Poll::Pending) => {
                     let mut inner = self.lock();
                     inner.future = Some(future);
                     if inner.state == State::Running && !inner.cancelled {
@@ -112,7 +118,7 @@ impl Job for Task {
             }
             self.lock().state = State::Done;
         }
-        slot.plugin_code(|| drop(future));
+        slot.discard(future);
         self.finish(reply, slot);
     }
 
