@@ -82,4 +82,17 @@ mod tests {
         command.args(["test", "--doc"]);
         assert_eq!(shown(&command), "cargo test --doc");
     }
+
+    #[test]
+    fn the_plugin_of_the_readmes_is_the_one_that_is_compiled() {
+        let read = |file: &str| std::fs::read_to_string(workspace::root().join(file)).unwrap();
+        let front_page = read("conductor-sdk/src/lib.rs");
+        let lines = front_page.lines().map(|line| line.trim_start_matches("//!").trim_start_matches(' '));
+        let code: Vec<_> = lines.skip_while(|line| *line != "```").skip(1).take_while(|line| !line.starts_with("# ")).collect();
+        assert!(code.len() > 20, "{code:?}");
+        let stripped = |text: &str| text.lines().map(str::trim_start).collect::<Vec<_>>().join("\n");
+        for file in ["README.md", "conductor-sdk/README.md"] {
+            assert!(stripped(&read(file)).contains(&stripped(&code.join("\n"))), "{file}");
+        }
+    }
 }
