@@ -30,6 +30,8 @@ const TOOLS: &[Tool] = &[
     Tool { program: "python3", debian: "python3", brew: "python" },
     Tool { program: "stdbuf", debian: "coreutils", brew: "coreutils" },
     Tool { program: "mkfifo", debian: "coreutils", brew: "coreutils" },
+    // A disk that is full.
+    Tool { program: "unshare", debian: "util-linux", brew: "util-linux" },
 ];
 
 /// What to install for Python, and the expression that fails where it is missing or too old.

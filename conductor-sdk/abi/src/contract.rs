@@ -379,3 +379,32 @@ pub const fn header<T: PluginEntry>() -> LibHeader {
     // SAFETY: `load` answers with a `PluginRootRef`, made from a `PluginRoot` table of this crate.
     unsafe { LibHeader::from_constructor::<PluginRootRef>(RootImpl::<T>::load, CheckTypeLayout::Yes) }
 }
+
+/// Sizes and places that every 1.x shares. A change here is a break, whatever the version says.
+#[cfg(all(test, target_pointer_width = "64"))]
+mod tests {
+    use std::mem::{align_of, offset_of, size_of};
+
+    use super::*;
+
+    #[test]
+    fn the_frozen_types_are_what_they_were() {
+        assert_eq!((size_of::<Event<'_>>(), align_of::<Event<'_>>()), (80, 8));
+        let places = [
+            offset_of!(Event<'_>, kind),
+            offset_of!(Event<'_>, subject),
+            offset_of!(Event<'_>, client),
+            offset_of!(Event<'_>, meta),
+            offset_of!(Event<'_>, body),
+        ];
+        assert_eq!(places, [0, 16, 32, 48, 64]);
+        assert_eq!((size_of::<Failure>(), align_of::<Failure>()), (72, 8));
+        assert_eq!([offset_of!(Failure, code), offset_of!(Failure, message), offset_of!(Failure, data)], [0, 8, 40]);
+        assert_eq!([size_of::<Reply>(), size_of::<Created>()], [80, 80]);
+        assert_eq!([size_of::<ConductorObj>(), size_of::<HostObj>()], [16, 16]);
+        assert_eq!([offset_of!(ConductorObj, data), offset_of!(ConductorObj, table)], [0, 8]);
+        assert_eq!([offset_of!(HostObj, data), offset_of!(HostObj, table)], [0, 8]);
+        assert_eq!(size_of::<FfiFuture<Reply>>(), 24);
+        assert_eq!([size_of::<ConductorTable>(), size_of::<HostTable>(), size_of::<PluginRoot>()], [16, 32, 40]);
+    }
+}
