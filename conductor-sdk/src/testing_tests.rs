@@ -1,0 +1,173 @@
+//! The rig itself, with a conductor that does what authors do.
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use super::*;
+use crate::{Message, Methods};
+
+/// Panics when it is dropped, and counts that.
+struct Bomb(Arc<AtomicUsize>);
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, SeqCst);
+        panic!("dropped");
+    }
+}
+
+#[derive(Default)]
+struct Probe {
+    dropped: Arc<AtomicUsize>,
+    ticks: Arc<AtomicUsize>,
+}
+
+impl Conductor for Probe {
+    type Config = ();
+    async fn create(_: &Session, (): ()) -> Result<Self> {
+        Ok(Self::default())
+    }
+    fn methods() -> Methods<Self> {
+        Methods::new()
+            .on("bomb", Self::bomb)
+            .on("two loops", Self::two_loops)
+            .on("counts", Self::counts)
+            .on("finish", Self::finish)
+            .on("panic", Self::panic)
+            .on("to", Self::to)
+    }
+    async fn message(&mut self, session: &Session, message: &Message) -> Result<()> {
+        session.publish("echo", message.payload()).await
+    }
+    async fn close(&mut self, session: &Session, _: CloseReason) -> Result<()> {
+        // One that asks the host while it is dropped.
+        struct Asks(Session);
+        impl Drop for Asks {
+            fn drop(&mut self) {
+                assert!(self.0.clients().is_empty(), "the session is closed");
+            }
+        }
+        let asks = Asks(session.clone());
+        session.spawn(async move {
+            std::future::pending::<()>().await;
+            drop(asks);
+        })?;
+        session.publish("bye", "").await
+    }
+}
+
+impl Probe {
+    async fn bomb(&mut self, session: &Session, (): ()) -> Result<()> {
+        let bomb = Bomb(self.dropped.clone());
+        session.spawn(async move { drop(bomb) }).map(drop)
+    }
+    async fn two_loops(&mut self, session: &Session, (): ()) -> Result<()> {
+        for _ in 0..2 {
+            let (session_, ticks) = (session.clone(), self.ticks.clone());
+            session.spawn(async move {
+                loop {
+                    if session_.sleep(Duration::from_secs(1)).await.is_ok() {
+                        ticks.fetch_add(1, SeqCst);
+                    }
+                }
+            })?;
+        }
+        Ok(())
+    }
+    async fn counts(&mut self, _: &Session, (): ()) -> Result<[usize; 2]> {
+        Ok([self.dropped.load(SeqCst), self.ticks.load(SeqCst)])
+    }
+    async fn finish(&mut self, session: &Session, (): ()) -> Result<()> {
+        session.close().await
+    }
+    async fn panic(&mut self, _: &Session, (): ()) -> Result<()> {
+        panic!("on request");
+    }
+    async fn to(&mut self, session: &Session, client: String) -> Result<()> {
+        session.publish_to(&client, "hand", "secret").await
+    }
+}
+
+#[test]
+fn a_task_that_panics_when_dropped_stays_inside_polled_or_not() {
+    let mut rig = Rig::start::<Probe>(()).unwrap();
+    rig.request("bomb", ()).unwrap();
+    rig.tasks();
+    assert_eq!(rig.request("counts", ()).unwrap()[0], 1, "dropped by its own end");
+    rig.request("finish", ()).unwrap();
+    rig.close(CloseReason::Conductor).unwrap();
+    // Refused, and dropped without a poll.
+    let host = Arc::new(Mutex::new(State { closed: true, ..State::default() }));
+    let session = Session::new(HostObj::new(FakeHost(host)), "1".into(), "t".into(), &"00".repeat(32)).unwrap();
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let bomb = Bomb(dropped.clone());
+    assert!(session.spawn(async move { drop(bomb) }).unwrap_err().is_closed());
+    assert_eq!(dropped.load(SeqCst), 1);
+}
+
+#[test]
+fn many_loops_tick_once_a_second() {
+    let mut rig = Rig::start::<Probe>(()).unwrap();
+    rig.request("two loops", ()).unwrap();
+    for _ in 0..100 {
+        rig.advance(Duration::from_secs(1));
+    }
+    assert_eq!(rig.request("counts", ()).unwrap()[1], 200);
+}
+
+#[test]
+fn a_conductor_that_closes_its_session_still_says_goodbye() {
+    let mut rig = Rig::start::<Probe>(()).unwrap();
+    rig.request("finish", ()).unwrap();
+    assert!(rig.is_closed());
+    assert!(rig.request("finish", ()).unwrap_err().is_closed());
+    rig.close(CloseReason::Conductor).unwrap();
+    assert_eq!(rig.published()[0].name, "bye");
+    assert!(rig.request("counts", ()).unwrap_err().is_closed());
+}
+
+#[test]
+fn after_a_panic_the_conductor_is_told_nothing_more() {
+    let mut rig = Rig::start::<Probe>(()).unwrap();
+    let told = rig.request("panic", ()).unwrap_err();
+    assert!(told.message().contains("panic: on request at "), "{told}");
+    assert_eq!(rig.message("ann", "x", "y").unwrap_err().message(), told.message());
+}
+
+#[test]
+fn a_message_to_nobody_is_not_one_to_all() {
+    let mut rig = Rig::start::<Probe>(()).unwrap();
+    rig.join("ann").unwrap();
+    assert!(rig.request("to", "").is_err());
+    assert!(rig.request("to", "bob").is_err(), "who has not joined");
+    rig.request("to", "ann").unwrap();
+    let published = rig.published();
+    assert_eq!(published.len(), 1);
+    assert_eq!(published[0].client.as_deref(), Some("ann"));
+}
+
+#[test]
+fn a_config_whose_reading_panics_is_an_error() {
+    struct Panics;
+    impl<'de> serde::Deserialize<'de> for Panics {
+        fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+            panic!("while reading")
+        }
+    }
+    impl schemars::JsonSchema for Panics {
+        fn schema_name() -> std::borrow::Cow<'static, str> {
+            "Panics".into()
+        }
+        fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+            true.into()
+        }
+    }
+    struct Reads;
+    impl Conductor for Reads {
+        type Config = Panics;
+        async fn create(_: &Session, _: Panics) -> Result<Self> {
+            Ok(Self)
+        }
+    }
+    let refused = Rig::start::<Reads>(serde_json::json!({})).unwrap_err();
+    assert!(refused.message().contains("while reading"), "{refused}");
+}
