@@ -11,7 +11,7 @@ use std::{
 
 use conductor_abi::{abi_stable::std_types::RErr, contract::HostObj};
 use serde_json::{Value, json, value::RawValue};
-use tokio::{net::TcpListener, runtime::Runtime, sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 use tracing::level_filters::LevelFilter;
 
 use crate::{
@@ -36,7 +36,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 type Failed = Box<dyn Error + Send + Sync>;
 
-/// Runs the host until it is told to stop; the exit status: 0 after a drain, 1 where it could not start.
+/// Runs the host until it is told to stop; the exit status: 0 after a drain, 1 where it could not start or was stopped at once.
 #[must_use]
 pub fn run(settings: &Settings, ready_file: Option<&Path>) -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -47,7 +47,7 @@ pub fn run(settings: &Settings, ready_file: Option<&Path>) -> u8 {
         }
     };
     let status = match live(&runtime, settings, ready_file) {
-        Ok(()) => 0,
+        Ok(status) => status,
         Err(error) => {
             tracing::error!("the host does not start: {error}");
             1
@@ -57,9 +57,13 @@ pub fn run(settings: &Settings, ready_file: Option<&Path>) -> u8 {
     status
 }
 
-fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Result<(), Failed> {
+fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Result<u8, Failed> {
     let clock = Clock::system();
     let _lock = StateLock::acquire(&settings.state.dir)?;
+    if let Some(file) = ready_file {
+        // Left by a host that was killed: nobody must take its addresses for ours.
+        remove_ready_file(file)?;
+    }
     let (types, missing_plugins) = load_types(runtime, settings)?;
     let signer = Arc::new(Signer::new(SigningKey::load_or_create(&settings.token.key, true)?, settings.token.issuer.clone())?);
     let (store, stored) = store::open(&settings.store.url.to_string(), &settings.base_dir, settings.token.ttl, clock.seconds())?;
@@ -104,7 +108,11 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
         let addresses = addresses(&admin, &iot, &*broker)?;
         manager.start();
         let (stop, stopping) = watch::channel(false);
-        let servers = start_servers(&ports, admin, iot, embedded.as_ref(), &stopping);
+        let (stop_admin, stopping_admin) = watch::channel(false);
+        let mqtt = embedded.as_ref().map(EmbeddedBroker::websocket_router);
+        let (admin_router, iot_router) = (admin::router(ports.clone()), iot::router(ports.clone(), mqtt));
+        let admin = tokio::spawn(serve::serve(admin, admin_router, serve::Limits::trusted(), stopping_admin));
+        let iot = tokio::spawn(serve::serve(iot, iot_router, serve::Limits::public(), stopping.clone()));
         let main_loop = tokio::spawn(periodic(&manager).run(stopping));
         let mut signals = Signals::new()?;
         if let Some(file) = ready_file {
@@ -116,37 +124,30 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
         ports.draining.store(true, Ordering::Relaxed);
         let drain = async {
             stop.send_replace(true);
-            for server in servers {
-                // A server that panicked has nothing in flight any more.
-                let _ = server.await;
-            }
-            let _ = main_loop.await;
-            manager.stop().await;
+            // A task that panicked has nothing under way any more; hence the results that are not looked at.
+            let _ = tokio::join!(manager.stop(), iot, main_loop);
             broker.shutdown().await;
             store.shutdown().await;
+            // Last, so that it can say until the end that the host is draining.
+            stop_admin.send_replace(true);
+            let _ = admin.await;
         };
-        tokio::select! {
-            () = drain => tracing::info!("stopped"),
-            () = signals.wait() => tracing::warn!("stopped at once, at the second signal"),
-        }
+        let status = tokio::select! {
+            () = drain => {
+                tracing::info!("stopped");
+                0
+            }
+            () = signals.wait() => {
+                tracing::warn!("stopped at once, at the second signal");
+                1
+            }
+        };
         pool.stop();
-        Ok(())
+        if let Some(file) = ready_file {
+            remove_ready_file(file)?;
+        }
+        Ok(status)
     })
-}
-
-fn start_servers(
-    ports: &Arc<Ports>,
-    admin: Vec<TcpListener>,
-    iot: Vec<TcpListener>,
-    embedded: Option<&Arc<EmbeddedBroker>>,
-    stopping: &watch::Receiver<bool>,
-) -> [JoinHandle<()>; 2] {
-    let mqtt = embedded.map(EmbeddedBroker::websocket_router);
-    let (admin_router, iot_router) = (admin::router(ports.clone()), iot::router(ports.clone(), mqtt));
-    [
-        tokio::spawn(serve::serve(admin, admin_router, serve::Limits::trusted(), stopping.clone())),
-        tokio::spawn(serve::serve(iot, iot_router, serve::Limits::public(), stopping.clone())),
-    ]
 }
 
 /// Loads the plugin of each type. What a type that is not required lacks is told beside.
@@ -251,6 +252,15 @@ fn write_ready_file(file: &Path, addresses: &Value) -> io::Result<()> {
     let temporary = PathBuf::from(temporary);
     fs::write(&temporary, format!("{addresses}\n"))?;
     fs::rename(&temporary, file)
+}
+
+fn remove_ready_file(file: &Path) -> Result<(), Failed> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(format!("the ready file {} cannot be removed: {error}", file.display()).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What asks a host to stop: SIGTERM and SIGINT, or Ctrl-C.

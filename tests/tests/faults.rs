@@ -3,11 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use conductor_tests::{Credentials, Host, HostOptions, Mqtt, Response, Session, Version, Way, http, until};
+use conductor_tests::{
+    Credentials, Host, HostOptions, Mqtt, Response, Session, Version, Way, http,
+    mqtt::{device, topic},
+    until,
+};
 use serde_json::{Value, json};
 
 /// The type `faulty`, and one more for each place where it goes wrong by itself.
-const PLACES: [&str; 6] = ["create", "create_later", "refuse", "hang", "close", "drop"];
+const PLACES: [&str; 8] = ["create", "create_later", "refuse", "ghost", "task_first", "hang", "close", "drop"];
 
 fn host() -> Host {
     let mut options = HostOptions::default().plugin("faulty", "conductor_test_faulty").plugin("echo", "conductor_test_echo");
@@ -105,6 +109,9 @@ fn a_panic_in_a_task_is_told_in_the_log() {
     let session = host.create("faulty");
     assert_eq!(host.request(&session, "panic_in_task", Value::Null).status, 200);
     until("the log to tell", || host.log().contains("in a task").then_some(()));
+    let told = until("the fault", || Some(host.request(&session, "fine", Value::Null)).filter(|answer| answer.status != 200));
+    assert!(problem(&told, 502).to_string().contains("in a task"), "{told:?}");
+    assert_eq!(host.show(&session).json()["state"], "faulted");
     assert_fine(&host, &host.create("faulty"));
 }
 
@@ -166,4 +173,58 @@ fn one_session_is_asked_one_thing_at_a_time() {
     let mut sorted = answers.clone();
     sorted.sort_unstable();
     assert_eq!(sorted, (1..=8).collect::<Vec<u64>>(), "{answers:?}");
+}
+
+#[test]
+fn a_panic_of_a_task_of_create_is_a_fault_of_create() {
+    let host = host();
+    let answer = http::post(host.admin, "/v1/sessions", "{\"type\": \"faulty_task_first\"}");
+    assert!(problem(&answer, 502).to_string().contains("in a task"), "{answer:?}");
+    assert_eq!(host.admin("/v1/sessions").json()["items"], json!([]));
+}
+
+#[test]
+fn a_task_that_is_woken_at_any_moment_goes_on() {
+    let host = host();
+    let session = host.create("faulty");
+    let mut device = device(&host, &session, "a", Version::V5, Way::Tcp);
+    assert!(device.subscribe(&topic(&session, "#"), 0));
+    assert_eq!(host.request(&session, "storm", Value::Null).status, 200);
+    assert_eq!(device.heard().0, topic(&session, "survived"));
+}
+
+#[test]
+fn nothing_is_left_of_a_session_that_never_was() {
+    // Of 10,000 ids, a good part is used up by creations that fail after they have published.
+    let options = HostOptions::default().plugin("ghost", "conductor_test_faulty").set("sessions.id_digits", json!(4));
+    let options = options.set("types.ghost.conductor", json!("faulty")).set("types.ghost.config.at", json!("ghost"));
+    let host = Host::start(options.set("log.level", json!("error")));
+    for _ in 0..1500 {
+        assert_eq!(http::post(host.admin, "/v1/sessions", "{\"type\": \"ghost\"}").status, 503);
+    }
+    for _ in 0..60 {
+        let session = host.create("default");
+        let mut device = device(&host, &session, "a", Version::V5, Way::Tcp);
+        assert!(device.subscribe(&topic(&session, "#"), 1));
+        assert!(device.publish(&topic(&session, "own"), "", 1, false));
+        assert_eq!(device.heard().0, topic(&session, "own"), "the first that is heard is one's own");
+        device.disconnect();
+    }
+}
+
+#[test]
+fn a_create_that_hangs_after_a_restart_is_given_up_at_its_deadline() {
+    let faulty = |at: &str| {
+        let options = HostOptions::default().plugin("faulty", "conductor_test_faulty").set("sessions.deadline", json!("1s"));
+        options.set("types.faulty.config.at", json!(at))
+    };
+    let mut host = Host::start(faulty("nowhere"));
+    let session = host.create("faulty");
+    host.stop();
+    host.start_again_with(faulty("hang"));
+    let given_up = |host: &Host| host.log().matches("\"event\":\"make\"").count();
+    until("the making to be given up", || (given_up(&host) == 1).then_some(()));
+    // The session is free: the next request tries anew.
+    problem(&host.request(&session, "fine", Value::Null), 504);
+    assert_eq!(host.close(&session), "Success");
 }

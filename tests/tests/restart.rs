@@ -269,3 +269,40 @@ fn a_file_that_cannot_be_read_stops_the_start_and_is_left_as_it_is() {
         assert_eq!(fs::read(folder.path().join("state/sessions.json")).unwrap(), text);
     }
 }
+
+#[test]
+fn the_ready_file_is_there_while_the_host_is() {
+    let mut host = Host::start(options());
+    let file = host.folder().join("ready.json");
+    assert!(file.is_file());
+    host.stop();
+    assert!(!file.exists(), "nobody listens there any more");
+    // One that a killed host left does not stand for its successor, even for a moment: this one never gets ready.
+    std::fs::write(&file, "{}").unwrap();
+    std::fs::write(host.store_file(), "no JSON").unwrap();
+    let settings = host.folder().join("host.toml");
+    let arguments = ["serve", "--config", settings.to_str().unwrap(), "--ready-file", file.to_str().unwrap()];
+    let refused = conductor_tests::host::run(host.folder(), &arguments);
+    assert_eq!((refused.code, file.exists()), (Some(1), false), "{refused:?}");
+}
+
+#[test]
+fn a_second_signal_ends_the_host_at_once_and_says_so() {
+    let mut host = Host::start(options());
+    let session = host.create("echo");
+    std::thread::scope(|scope| {
+        let never = host.folder().join("never").display().to_string();
+        let (asking, session) = (&host, &session);
+        scope.spawn(move || {
+            // It is cut off.
+            let body = serde_json::json!({"method": "wait_for", "params": never}).to_string();
+            let _ = try_post(asking.admin, &format!("/v1/sessions/{}/requests", session.id), &body);
+        });
+        until("the request to be under way", || (host.show(session).json()["state"] == "live").then_some(()));
+        host.signal_to_end();
+        until("the drain to begin", || (host.admin("/readyz").status == 503).then_some(()));
+        host.signal_to_end();
+        until("the end", || try_get(host.admin, "/livez").is_err().then_some(()));
+    });
+    assert_eq!(host.wait().code(), Some(1));
+}

@@ -2,10 +2,7 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
 
-use std::{
-    collections::BTreeSet,
-    io::{Read as _, Write as _},
-};
+use std::collections::BTreeSet;
 
 use conductor_tests::{Credentials, Host, HostOptions, Mqtt, Response, Session, Version, Way, http, request, until};
 use serde_json::{Value, json};
@@ -246,25 +243,30 @@ fn while_it_drains_it_is_not_ready_and_finishes_what_it_began() {
     let token = host.join(&session, "a");
     let mut device = Mqtt::connect(&host, Version::V5, Way::Tcp, &Credentials::new("a", &session.id, &token)).unwrap();
     assert!(device.subscribe(&format!("/{}/waiting", session.id), 1));
-    // A connection from before, which stays open.
-    let mut watcher = host.connect_admin();
-    let mut ask_ready = || {
-        write!(watcher, "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").ok()?;
-        let mut answer = [0; 4096];
-        let length = watcher.read(&mut answer).ok().filter(|n| *n > 0)?;
-        Some(String::from_utf8_lossy(&answer[..length]).into_owned())
-    };
-    assert!(ask_ready().unwrap().starts_with("HTTP/1.1 200"));
     std::thread::scope(|scope| {
-        let asked = scope.spawn(|| host.request(&session, "wait", json!({"millis": 1500})));
-        assert_eq!(device.heard().1, "1500");
+        let asked = scope.spawn(|| host.request(&session, "wait", json!({"millis": 2500})));
+        assert_eq!(device.heard().1, "2500");
         host.signal_to_end();
-        // Either it says that it drains, or it has closed this idle connection.
-        until("the drain to begin", || match ask_ready() {
-            None => Some(()),
-            Some(answer) => answer.starts_with("HTTP/1.1 503").then_some(()),
-        });
-        assert_eq!(asked.join().unwrap().json(), json!({"result": 1500}));
+        let ready = until("the drain to begin", || Some(host.admin("/readyz")).filter(|ready| ready.status != 200));
+        assert_eq!((ready.status, &ready.json()["status"]), (503, &json!("draining")));
+        let refused = http::post(host.admin, "/v1/sessions", "{\"type\": \"echo\"}");
+        assert_eq!((refused.status, &refused.json()["code"]), (503, &json!("stopping")));
+        assert_eq!(host.admin("/livez").status, 200);
+        assert_eq!(asked.join().unwrap().json(), json!({"result": 2500}));
     });
     assert!(host.wait().success());
+}
+
+#[test]
+fn an_id_that_cannot_be_decoded_is_no_session() {
+    let host = host();
+    for id in ["%ff", "%zz", "12345678901234567890", "a", "1%00"] {
+        let code = |answer: http::Response| (answer.status, answer.json()["code"].clone());
+        assert_eq!(code(host.admin(&format!("/v1/sessions/{id}"))), (404, json!("session_not_found")), "{id}");
+        assert_eq!(code(http::request(host.admin, "DELETE", &format!("/v1/sessions/{id}"), &[], "")), (404, json!("session_not_found")));
+        let asked = http::post(host.admin, &format!("/v1/sessions/{id}/requests"), "{\"method\": \"state\"}");
+        assert_eq!(code(asked), (404, json!("session_not_found")));
+        let joined = http::post(host.iot, &format!("/v1/sessions/{id}/join"), "{\"pin\": \"1\", \"client\": \"a\"}");
+        assert_eq!(code(joined), (403, json!("invalid_credentials")), "as a wrong pin");
+    }
 }

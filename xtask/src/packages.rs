@@ -141,7 +141,7 @@ mod tests {
         let tools = missing(TOOLS, &OsString::from("/nowhere"));
         assert_eq!(tools.len(), TOOLS.len());
         let debian = packages(&tools, |tool| tool.debian);
-        assert_eq!(debian, ["mosquitto-clients", "curl", "gcc", "gcc-mingw-w64-x86-64", "python3", "coreutils"]);
+        assert_eq!(debian, ["mosquitto-clients", "curl", "gcc", "gcc-mingw-w64-x86-64", "python3", "coreutils", "util-linux"]);
         assert!(missing(&TOOLS[7..], &env::var_os("PATH").unwrap()).is_empty());
     }
 }

@@ -56,16 +56,19 @@ impl Default for Lane {
 
 impl Lane {
     /// Queues a job, and starts a thread for it where all are busy and there may be more.
-    pub fn push(self: &Arc<Self>, job: Arc<dyn Job>, runtime: &Handle) {
+    ///
+    /// # Errors
+    /// The job, where the system gives no thread and the lane has none that would come to it.
+    pub fn push(self: &Arc<Self>, job: Arc<dyn Job>, runtime: &Handle) -> Result<(), Arc<dyn Job>> {
         let mut state = lock(&self.state);
         state.jobs.push_back(job);
         if state.idle >= state.jobs.len() {
             drop(state);
             self.ready.notify_one();
-            return;
+            return Ok(());
         }
         if state.threads >= THREADS {
-            return;
+            return Ok(());
         }
         state.threads += 1;
         drop(state);
@@ -76,10 +79,12 @@ impl Lane {
             let _entered = runtime.enter();
             lane.work();
         });
-        if let Err(error) = started {
-            tracing::error!(%error, "no thread for slow plugin code; it waits for one of the others");
-            lock(&self.state).threads -= 1;
-        }
+        let Err(error) = started else { return Ok(()) };
+        tracing::error!(%error, "no thread for slow plugin code");
+        let mut state = lock(&self.state);
+        state.threads -= 1;
+        let left = if state.threads == 0 { state.jobs.pop_back() } else { None };
+        left.map_or(Ok(()), Err)
     }
 
     fn work(&self) {

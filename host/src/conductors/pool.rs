@@ -101,14 +101,19 @@ impl Slot {
         self.seq.load(Ordering::SeqCst)
     }
 
-    /// The watchdog's verdict.
-    pub(super) fn give_up(&self) {
+    /// The watchdog's verdict on the call that was seen as `seq`; false where that is over by now. The thread cannot take
+    /// another job meanwhile, so it is the right one that is marked.
+    pub(super) fn give_up(&self, seq: u64) -> bool {
+        let job = lock(&self.job);
+        if self.seq() != seq {
+            return false;
+        }
         self.leaving.store(true, Ordering::SeqCst);
-        let job = lock(&self.job).clone();
-        if let Some(job) = job {
+        if let Some(job) = &*job {
             job.mark_slow();
         }
         priority::lower_thread(self.thread.load(Ordering::Relaxed));
+        true
     }
 }
 
@@ -172,9 +177,16 @@ impl Pool {
     pub fn push(&self, job: Arc<dyn Job>) {
         if job.is_slow() {
             let lane = job.lane().clone();
-            lane.push(job, &self.0.runtime);
-            return;
+            match lane.push(job, &self.0.runtime) {
+                Ok(()) => return,
+                // No thread is to be had for the lane: better here than nowhere.
+                Err(job) => return self.push_common(job),
+            }
         }
+        self.push_common(job);
+    }
+
+    fn push_common(&self, job: Arc<dyn Job>) {
         let mut queue = lock(&self.0.queue);
         queue.jobs.push_back(job);
         let wake = queue.idle > 0;
@@ -237,19 +249,24 @@ impl Shared {
     }
 
     fn work(&self, slot: &Slot) {
-        while let Some(job) = self.next() {
+        while let Some(job) = self.next(slot) {
             *lock(&slot.job) = Some(job.clone());
             job.run(slot);
             let done = lock(&slot.job).take();
             drop(done);
             if slot.is_leaving() {
-                return;
+                let _one_by_one = lock(&self.queue);
+                if self.working() >= self.base {
+                    return;
+                }
+                // No other took its place: there are too many threads, or the system gave none.
+                slot.leaving.store(false, Ordering::SeqCst);
             }
         }
     }
 
     /// The next job; nothing where this thread should end.
-    fn next(&self) -> Option<Arc<dyn Job>> {
+    fn next(&self, slot: &Slot) -> Option<Arc<dyn Job>> {
         let mut queue = lock(&self.queue);
         let mut yielded = false;
         loop {
@@ -279,6 +296,8 @@ impl Shared {
             queue = guard;
             queue.idle -= 1;
             if timed_out && queue.jobs.is_empty() && self.working() > self.base {
+                // Under the queue's lock, so that the next one that looks does not count this thread.
+                slot.leaving.store(true, Ordering::SeqCst);
                 return None;
             }
         }

@@ -205,8 +205,10 @@ fn replacements_end_when_they_are_not_needed_any_more() {
     let begun = std::time::Instant::now();
     while pool.0.threads.load(SeqCst) > pool.0.base {
         assert!(begun.elapsed() < LONG, "{} threads stay", pool.0.threads.load(SeqCst));
+        assert!(pool.0.working() >= pool.0.base, "too many go");
         thread::yield_now();
     }
+    assert_eq!(pool.0.working(), pool.0.base);
     drop(jobs);
     assert!(others_run(&pool, &Arc::default()), "some are left");
     pool.stop();
@@ -224,5 +226,21 @@ fn a_panic_that_gets_out_of_a_plugin_costs_no_thread() {
     assert!(others_run(&pool, &Arc::default()));
     assert_eq!(pool.0.threads.load(SeqCst), before);
     assert!(!lane.is_type_slow(), "and nobody is taken for stuck");
+    pool.stop();
+}
+
+#[test]
+fn a_pool_that_gets_no_more_threads_keeps_those_that_come_back() {
+    let (_runtime, pool) = pool();
+    // As many as there may be: every replacement is refused.
+    pool.0.threads.fetch_add(MAX_THREADS, SeqCst);
+    let (gate, jobs) = blockers(&pool, &Arc::default(), 2);
+    let begun = std::time::Instant::now();
+    while jobs.iter().any(|job| !job.slow.load(SeqCst)) {
+        assert!(begun.elapsed() < LONG, "never found");
+        thread::yield_now();
+    }
+    gate.open();
+    assert!(others_run(&pool, &Arc::default()), "none came back");
     pool.stop();
 }

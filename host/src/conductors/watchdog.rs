@@ -118,8 +118,7 @@ fn look(slots: &[Arc<Slot>], seen: &mut HashMap<usize, (u64, u32)>) -> (bool, us
         let same = seen.get(&key).filter(|(before, _)| *before == seq);
         busy |= inside || (same.is_none() && seen.contains_key(&key));
         let age = same.filter(|_| inside).map_or(0, |(_, age)| age + 1);
-        if age >= STUCK_TICKS {
-            slot.give_up();
+        if age >= STUCK_TICKS && slot.give_up(seq) {
             stuck += 1;
         } else {
             now.insert(key, (seq, age));

@@ -120,7 +120,7 @@ table! {
     ["iot"] Iot {
         /// Where it listens.
         listen: Vec<SocketAddr> = LISTEN, Text("0.0.0.0:8888");
-        /// What the port is called from outside, for links; no query, no password.
+        /// What the port is called from outside, for links; no query, no password. (No answer holds a link yet.)
         public_url: Option<String> = HTTP_URL, Unset;
     }
 

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     Json, Router,
     body::Body,
-    extract::{ConnectInfo, Path, RawQuery, State},
+    extract::{ConnectInfo, RawQuery, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Ports, body, error::Problem, legacy, livez, not_allowed, not_found, only_get, only_post, query};
+use super::{PathId, Ports, body, error::Problem, legacy, livez, not_allowed, not_found, only_get, only_post, query};
 use crate::{
     conductors::catalog::Type,
     sessions::{Caller, CloseReason, Port, Session, SessionId, manager::Refused, session::Status},
@@ -101,10 +101,6 @@ impl From<&Session> for SessionView {
     }
 }
 
-fn session_id(text: &str) -> Result<SessionId, Problem> {
-    SessionId::parse(text).ok_or_else(|| Refused::NoSuchSession.into())
-}
-
 #[derive(Deserialize)]
 struct Create {
     r#type: String,
@@ -144,17 +140,17 @@ async fn list(State(ports): State<Arc<Ports>>, RawQuery(query): RawQuery) -> Res
     Ok(Json(json!({ "items": items, "next_cursor": next_cursor })))
 }
 
-async fn look(State(ports): State<Arc<Ports>>, Path(id): Path<String>) -> Result<Json<SessionView>, Problem> {
-    let session = ports.manager.get(session_id(&id)?).ok_or(Refused::NoSuchSession)?;
+async fn look(State(ports): State<Arc<Ports>>, PathId(id): PathId) -> Result<Json<SessionView>, Problem> {
+    let session = ports.manager.get(id.ok_or(Refused::NoSuchSession)?).ok_or(Refused::NoSuchSession)?;
     Ok(Json(SessionView::from(&*session)))
 }
 
 async fn close(
     State(ports): State<Arc<Ports>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
 ) -> Result<StatusCode, Problem> {
-    ports.manager.close(session_id(&id)?, CloseReason::Requested, Caller::at(Port::Admin, peer)).await?;
+    ports.manager.close(id.ok_or(Refused::NoSuchSession)?, CloseReason::Requested, Caller::at(Port::Admin, peer)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -173,12 +169,12 @@ struct Answer<'a> {
 async fn request(
     State(ports): State<Arc<Ports>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     body: Body,
 ) -> Result<Response, Problem> {
     let Request { method, params } = body::json(body, BODY).await?;
     let params = params.map_or(Bytes::from_static(b"null"), |params| String::from(Box::<str>::from(params)).into());
-    let result = ports.manager.request(session_id(&id)?, method, params, Caller::at(Port::Admin, peer)).await?;
+    let result = ports.manager.request(id.ok_or(Refused::NoSuchSession)?, method, params, Caller::at(Port::Admin, peer)).await?;
     Ok(Json(Answer { result: legacy::check_result(&result)? }).into_response())
 }
 

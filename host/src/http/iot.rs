@@ -9,16 +9,15 @@ use std::{
 use axum::{
     Json, Router,
     body::Body,
-    extract::{ConnectInfo, Path, Request, State},
+    extract::{ConnectInfo, Request, State},
     http::{HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Ports, body, error::Problem, legacy, livez, not_found, only_post};
+use super::{PathId, Ports, body, error::Problem, legacy, livez, not_found, only_get, only_post};
 use crate::{
     sessions::{Caller, Pin, Port, SessionId, manager::Refused},
     tokens::{claims::Grantee, grant::Grant},
@@ -33,7 +32,7 @@ pub fn router(ports: Arc<Ports>, mqtt: Option<Router>) -> Router {
         .route("/api/joinSession", only_post(legacy::join_session))
         .route("/v1/sessions/{id}/join", only_post(join_v1))
         .route_layer(middleware::from_fn(cors));
-    Router::new().merge(joins).route("/livez", get(livez)).fallback(not_found).with_state(ports).merge(mqtt.unwrap_or_default())
+    Router::new().merge(joins).route("/livez", only_get(livez)).fallback(not_found).with_state(ports).merge(mqtt.unwrap_or_default())
 }
 
 /// Pages of any origin may join: what counts is the pin. Every answer says so, with or without an `Origin`.
@@ -55,7 +54,7 @@ struct Join {
 async fn join_v1(
     State(ports): State<Arc<Ports>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     body: Body,
 ) -> Result<Json<Value>, Problem> {
     let Join { pin, client } = body::json(body, BODY).await?;
@@ -63,7 +62,7 @@ async fn join_v1(
         let detail = "\"client\" must be 1 to 64 of A-Z a-z 0-9 _ . - and not one of the server's own names";
         return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_client", detail));
     }
-    let joined = join(&ports, SessionId::parse(&id), Pin::parse(&pin), &client, peer).await?;
+    let joined = join(&ports, id, Pin::parse(&pin), &client, peer).await?;
     Ok(Json(json!({
         "token": joined.token,
         "expires_at": humantime::format_rfc3339_seconds(joined.expires_at).to_string(),

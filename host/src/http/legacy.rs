@@ -169,9 +169,15 @@ fn is_legacy_client(name: &str) -> bool {
         && !iot::is_reserved(name)
 }
 
-/// Line and paragraph separators and the characters that steer text direction: not printable, though no control characters.
+/// Not printable, though no control characters: separators of lines, characters that steer the direction of text, and other
+/// characters of format (Unicode's category Cf) but for the two joiners, which Persian, Indic scripts and emoji need.
 fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}' | '\u{FFFE}' | '\u{FFFF}')
+    matches!(
+        c,
+        '\u{AD}' | '\u{600}'..='\u{605}' | '\u{61C}' | '\u{6DD}' | '\u{70F}' | '\u{8E2}' | '\u{180E}' | '\u{200B}' | '\u{200E}' | '\u{200F}'
+            | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}' | '\u{FFF0}'..='\u{FFFB}' | '\u{FFFE}' | '\u{FFFF}'
+            | '\u{E0000}'..='\u{E0FFF}'
+    )
 }
 
 #[cfg(test)]
@@ -194,7 +200,7 @@ mod tests {
 
     #[test]
     fn client_names_of_any_script_and_nothing_that_means_something_in_a_topic() {
-        for name in ["a", "späce unit", "客户端", &"x".repeat(64)] {
+        for name in ["a", "späce unit", "客户端", "می\u{200c}خواهم", "👩\u{200d}🚀", &"x".repeat(64)] {
             assert!(is_legacy_client(name), "{name}");
         }
         for name in [
@@ -209,6 +215,10 @@ mod tests {
             "a\0",
             "a\u{7f}",
             "a\u{202e}b",
+            "a\u{61c}b",
+            "a\u{ad}b",
+            "a\u{2028}b",
+            "\u{e0041}",
             "iotserver",
             &"x".repeat(65),
             &"客".repeat(43),

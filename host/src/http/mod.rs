@@ -30,6 +30,7 @@ pub mod query;
 pub mod serve;
 
 use std::{
+    convert::Infallible,
     fmt,
     sync::{
         Arc,
@@ -40,8 +41,9 @@ use std::{
 
 use axum::{
     Json,
+    extract::{FromRequestParts, Path},
     handler::Handler,
-    http::{StatusCode, header},
+    http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
@@ -50,7 +52,7 @@ use serde_json::json;
 use self::error::Problem;
 use crate::{
     broker::Broker,
-    sessions::Manager,
+    sessions::{Manager, SessionId},
     store::Store,
     tokens::{claims::UsernameRule, signer::Signer},
 };
@@ -110,6 +112,18 @@ where
     T: 'static,
 {
     post(handler).fallback(|| std::future::ready(not_allowed("POST")))
+}
+
+/// The id in a route's path; nothing where what stands there can be no id, percent-escapes that cannot be decoded included.
+struct PathId(Option<SessionId>);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathId {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        let text = Path::<String>::from_request_parts(parts, state).await;
+        Ok(Self(text.ok().and_then(|Path(text)| SessionId::parse(&text))))
+    }
 }
 
 fn not_allowed(allow: &'static str) -> Response {

@@ -16,6 +16,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
 };
+use tokio_io_timeout::TimeoutStream;
 use tower::Service;
 
 /// What a port lets its clients do.
@@ -27,6 +28,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Headers of a request.
     pub headers: usize,
+    /// How long a client may take to read what is sent to it.
+    pub write_time: Duration,
     /// Connections at a time; beyond, new ones are closed at once.
     pub connections: usize,
 }
@@ -35,13 +38,25 @@ impl Limits {
     /// For the public port.
     #[must_use]
     pub fn public() -> Self {
-        Self { head_time: Duration::from_secs(5), head_bytes: 16 << 10, headers: 32, connections: 8192 }
+        Self {
+            head_time: Duration::from_secs(5),
+            write_time: Duration::from_secs(10),
+            head_bytes: 16 << 10,
+            headers: 32,
+            connections: 8192,
+        }
     }
 
     /// For the trusted port: parameters of requests come in the query there.
     #[must_use]
     pub fn trusted() -> Self {
-        Self { head_time: Duration::from_secs(30), head_bytes: 64 << 10, headers: 100, connections: 1024 }
+        Self {
+            head_time: Duration::from_secs(30),
+            write_time: Duration::from_secs(30),
+            head_bytes: 64 << 10,
+            headers: 100,
+            connections: 1024,
+        }
     }
 }
 
@@ -107,6 +122,9 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "no TCP_NODELAY");
     }
+    let mut stream = TimeoutStream::new(stream);
+    // A client that does not read must not hold its place for ever; the wait for requests has a limit of its own.
+    stream.set_write_timeout(Some(limits.write_time));
     let service = service_fn(move |request: Request<Incoming>| {
         let mut router = router.clone();
         let mut request = request.map(Body::new);
@@ -119,7 +137,7 @@ async fn connection(
         .max_buf_size(limits.head_bytes)
         .max_headers(limits.headers)
         .half_close(true)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Box::pin(stream)), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     let done = tokio::select! {

@@ -38,6 +38,8 @@ use crate::{
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// Making the conductors of a restart, all at once: their time in the queue counts.
 const RESTORE_DEADLINE: Duration = Duration::from_secs(300);
+/// Sessions whose grants are ended at a time.
+const EXPIRING_AT_ONCE: usize = 1024;
 /// Of 10^digits ids, this part may be in use, so that a new one is found at once and guessing stays hard.
 const ID_SPACE_PART: u64 = 10;
 
@@ -279,6 +281,8 @@ impl Manager {
     /// Undoes a creation that failed.
     async fn discard(&self, session: &Arc<Session>) {
         self.close_conductor(session, CloseReason::Requested).await;
+        // It may have published, retained, while it was made: a later session of this id must not find that.
+        self.world.broker.close_session(session.id()).await;
         self.directory.remove(session.id());
     }
 
@@ -394,39 +398,51 @@ impl Manager {
         }
         // Set before the look, so that a join during it lowers it again.
         self.next_expiry.store(u64::MAX, Ordering::Relaxed);
-        let mut failed = None;
-        for session in self.directory.all() {
-            let record = session.record();
-            let ends = record.clients.iter().filter_map(|client| match client {
-                StoredClient::Joined { expires_at, .. } => Some(*expires_at),
-                StoredClient::Foreign(_) => None,
-            });
-            let (over, later): (Vec<u64>, Vec<u64>) = ends.partition(|end| *end <= now);
-            if let Some(end) = later.into_iter().min() {
-                self.next_expiry.fetch_min(end, Ordering::Relaxed);
-            }
-            if over.is_empty() {
-                continue;
-            }
-            match self.world.store.apply(Change::Expire { id: session.id(), now }).await {
-                Ok(record) => {
-                    record.into_iter().for_each(|record| session.update_record(record));
-                    tracing::info!(session = %session.id(), clients = over.len(), "grants ended");
-                }
-                Err(StoreError::NoSuchSession(_)) => {}
-                Err(error) => {
-                    self.next_expiry.store(0, Ordering::Relaxed);
-                    failed = Some(error);
-                }
+        let over = self.directory.all().into_iter().filter(|session| self.has_expired_grants(session, now));
+        // Together, since the store shares writes; not all at once, since each waits in memory.
+        let ended = stream::iter(over).map(|session| self.end_grants(session, now)).buffer_unordered(EXPIRING_AT_ONCE);
+        let failed = ended.filter_map(|ended| std::future::ready(ended.err())).collect::<Vec<_>>().await;
+        match failed.into_iter().next() {
+            None => Ok(()),
+            Some(error) => {
+                self.next_expiry.store(0, Ordering::Relaxed);
+                Err(error)
             }
         }
-        failed.map_or(Ok(()), Err)
+    }
+
+    /// Whether a grant of the session is over; the end of those that are not is noted.
+    fn has_expired_grants(&self, session: &Session, now: u64) -> bool {
+        let mut over = false;
+        for client in &session.record().clients {
+            match client {
+                StoredClient::Joined { expires_at, .. } if *expires_at <= now => over = true,
+                StoredClient::Joined { expires_at, .. } => {
+                    self.next_expiry.fetch_min(*expires_at, Ordering::Relaxed);
+                }
+                StoredClient::Foreign(_) => {}
+            }
+        }
+        over
+    }
+
+    async fn end_grants(&self, session: Arc<Session>, now: u64) -> Result<(), StoreError> {
+        match self.world.store.apply(Change::Expire { id: session.id(), now }).await {
+            Ok(record) => {
+                record.into_iter().for_each(|record| session.update_record(record));
+                tracing::info!(session = %session.id(), "grants ended");
+                Ok(())
+            }
+            // Closed meanwhile.
+            Err(StoreError::NoSuchSession(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Refuses everything new, and closes all live conductors: their sessions stay stored.
     pub async fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
-        let live = self.directory.all().into_iter().filter(|session| session.status().is_live());
+        let live = self.directory.all().into_iter().filter(|session| session.has_conductor());
         stream::iter(live)
             .for_each_concurrent(None, |session| async move { self.close_conductor(&session, CloseReason::HostStopping).await })
             .await;
@@ -436,7 +452,7 @@ impl Manager {
 impl Events for Manager {
     fn message(&self, message: Message) {
         let Some(session) = self.directory.get(message.session) else { return };
-        if !session.kind().wants(event::MESSAGE) {
+        if !session.kind().wants(event::MESSAGE) || self.check_running().is_err() {
             return;
         }
         let deadline = tokio::time::Instant::now() + session.kind().deadline;

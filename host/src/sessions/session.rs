@@ -50,6 +50,7 @@ const MAILBOX_BYTES: usize = 8 << 20;
 /// Events handled in one go before others get their turn.
 const BURST: usize = 32;
 
+type Answer = oneshot::Sender<Result<Vec<u8>, Trouble>>;
 type Handling = Pin<Box<dyn Future<Output = Result<Vec<u8>, Trouble>> + Send>>;
 
 /// A live session.
@@ -144,7 +145,7 @@ struct Current {
     deadline: Instant,
     /// Made when the handler first waits.
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
-    answer: Option<oneshot::Sender<Result<Vec<u8>, Trouble>>>,
+    answer: Option<Answer>,
     name: &'static str,
     closes: bool,
 }
@@ -199,6 +200,16 @@ impl Session {
         let mut inner = self.lock();
         if record.revision > inner.record.revision {
             inner.record = record;
+        }
+    }
+
+    /// Whether there is a conductor, or will be by an event that is under way.
+    pub(super) fn has_conductor(&self) -> bool {
+        let inner = self.lock();
+        match inner.conductor {
+            Conductor::Live(_) => true,
+            Conductor::NotMade => inner.state != State::Idle,
+            Conductor::Faulted(_) | Conductor::Unavailable(_) | Conductor::Gone => false,
         }
     }
 
@@ -284,7 +295,11 @@ impl Session {
         hot.bytes -= event.what.bytes();
         drop(inner);
         let (name, closes) = (event.what.name(), event.what.closes());
-        let Event { what, deadline, time, answer } = event;
+        let Event { what, mut deadline, time, answer } = event;
+        if matches!(what, What::Make(_)) {
+            // After a restart very many may be made, and wait long for their turn; the making itself has what any event has.
+            deadline = deadline.min(Instant::now() + self.kind.deadline);
+        }
         let handling: Handling = Box::pin(self.clone().handle(what, time, deadline));
         Some(Current { handling, deadline, timer: None, answer, name, closes })
     }
@@ -311,9 +326,16 @@ impl Session {
         let made = Instance::make(plugin, HostObj::new(SessionHost::new(self)), &meta).await;
         match made {
             Ok(instance) => {
-                self.lock().conductor = Conductor::Live(instance.clone());
-                Ok(instance)
+                let mut inner = self.lock();
+                if matches!(inner.conductor, Conductor::NotMade) {
+                    inner.conductor = Conductor::Live(instance.clone());
+                    return Ok(instance);
+                }
+                drop(inner);
+                Err(self.why_over())
             }
+            // A task that it spawned panicked meanwhile.
+            Err(_) if self.status().is_over() => Err(self.why_over()),
             Err(Trouble::Unavailable(reason)) => {
                 tracing::error!(session = %self.id, r#type = %self.kind.name, %reason, "the conductor could not be made");
                 self.lock().conductor = Conductor::Unavailable(reason.clone());
@@ -323,8 +345,16 @@ impl Session {
         }
     }
 
-    /// One poll of the current event. True when it is done.
-    fn poll(self: &Arc<Self>, current: &mut Current, waker: &Waker, slot: &Slot) -> bool {
+    fn why_over(&self) -> Trouble {
+        match self.status() {
+            Status::Faulted(reason) => Trouble::Faulted(reason),
+            Status::Unavailable(reason) => Trouble::Unavailable(reason),
+            _ => Trouble::Closed,
+        }
+    }
+
+    /// One poll of the current event; its result when it is done.
+    fn poll(self: &Arc<Self>, current: &mut Current, waker: &Waker, slot: &Slot) -> Option<Result<Vec<u8>, Trouble>> {
         let mut cx = Context::from_waker(waker);
         let mut result = if current.timer.is_none() && current.deadline <= Instant::now() {
             Poll::Ready(Err(Trouble::Deadline))
@@ -339,25 +369,23 @@ impl Session {
                 result = Poll::Ready(Err(Trouble::Deadline));
             }
         }
-        let Poll::Ready(result) = result else { return false };
+        let Poll::Ready(result) = result else { return None };
         match &result {
             Err(Trouble::Faulted(reason)) => self.fault(reason, slot),
             // Nobody would end what a making that failed has left running.
             Err(_) if !self.status().is_live() => self.end_tasks(),
             _ => {}
         }
-        match current.answer.take() {
-            // Who asked may have gone meanwhile; then nobody wants the answer.
-            Some(answer) => drop(answer.send(result)),
-            None => self.report(current.name, &result),
-        }
-        true
+        Some(result)
     }
 
-    fn report(&self, event: &str, result: &Result<Vec<u8>, Trouble>) {
-        match result {
-            Ok(_) | Err(Trouble::Closed) => {}
-            Err(error) => tracing::warn!(session = %self.id, event, %error, "the conductor failed"),
+    /// Answers who asked; an error that nobody waits for is logged.
+    fn tell(&self, answer: Option<Answer>, event: &str, result: Result<Vec<u8>, Trouble>) {
+        match (answer, result) {
+            // Who asked may have gone meanwhile; then nobody wants the answer.
+            (Some(answer), result) => drop(answer.send(result)),
+            (None, Ok(_) | Err(Trouble::Closed)) => {}
+            (None, Err(error)) => tracing::warn!(session = %self.id, event, %error, "the conductor failed"),
         }
     }
 
@@ -429,11 +457,16 @@ impl Job for Session {
         let waker = Waker::from(self.clone());
         for _ in 0..BURST {
             let Some(mut current) = self.next() else { return };
-            if self.poll(&mut current, &waker, slot) {
-                let closes = current.closes;
-                slot.discard(current);
+            if let Some(result) = self.poll(&mut current, &waker, slot) {
+                let (answer, name, closes) = (current.answer.take(), current.name, current.closes);
                 if closes {
+                    // Answered when all of it is gone.
+                    slot.discard(current);
                     self.end(Conductor::Gone, slot);
+                    self.tell(answer, name, result);
+                } else {
+                    self.tell(answer, name, result);
+                    slot.discard(current);
                 }
                 if slot.is_leaving() {
                     break;

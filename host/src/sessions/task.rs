@@ -90,14 +90,14 @@ impl Task {
 
 impl Job for Task {
     fn run(self: Arc<Self>, slot: &Slot) {
-        let mut future = {
+        let (mut future, goes_on) = {
             let mut inner = self.lock();
             let Some(future) = inner.future.take() else { return };
             inner.state = if inner.cancelled { State::Done } else { State::Running };
-            future
+            (future, !inner.cancelled)
         };
         let mut reply = None;
-        if self.lock().state == State::Running {
+        if goes_on {
             let waker = Waker::from(self.clone());
             match slot.plugin_code(|| Pin::new(&mut future).poll(&mut Context::from_waker(&waker))) {
                 Ok(Poll::Ready(ready)) => reply = Some(ready),

@@ -1,7 +1,12 @@
 //! The conductor `faulty` of the black-box tests: goes wrong on request, in every place where a plugin can.
 #![forbid(unsafe_code)]
 
-use std::{thread, time::Duration};
+use std::{
+    future::poll_fn,
+    task::{Poll, Waker},
+    thread,
+    time::Duration,
+};
 
 use conductor_sdk::prelude::*;
 
@@ -17,6 +22,10 @@ enum At {
     CreateLater,
     /// `create` says no.
     Refuse,
+    /// `create` publishes what the broker keeps, then says no.
+    Ghost,
+    /// A task that `create` spawned panics while `create` waits.
+    TaskFirst,
     /// `create` never ends.
     Hang,
     /// `close` panics.
@@ -60,6 +69,15 @@ impl Conductor for Faulty {
                 panic!("in create, later");
             }
             At::Refuse => Err(Error::new("create said no")),
+            At::Ghost => {
+                session.publish("ghost", "of a session that never was").retain(true).await?;
+                Err(Error::new("create said no"))
+            }
+            At::TaskFirst => {
+                session.spawn(panics())?;
+                while session.sleep(Duration::from_millis(1)).await.is_ok() {}
+                Ok(Self { at: config.at })
+            }
             At::Hang => {
                 session.sleep(Duration::from_secs(3600)).await?;
                 Ok(Self { at: config.at })
@@ -78,6 +96,7 @@ impl Conductor for Faulty {
             .on("panic_in_task", Self::panic_in_task)
             .on("block", Self::block)
             .on("hang", Self::hang)
+            .on("storm", Self::storm)
     }
 
     async fn message(&mut self, _: &Session, message: &Message) -> Result<()> {
@@ -131,9 +150,40 @@ impl Faulty {
         Ok("blocked")
     }
 
+    /// A task that two threads wake all the time, until they are done; then it says so.
+    async fn storm(&mut self, session: &Session, (): ()) -> Result<()> {
+        let session_of_task = session.clone();
+        session.spawn(async move {
+            let mut wakers = None;
+            poll_fn(|cx| {
+                let wakers = wakers.get_or_insert_with(|| [cx.waker().clone(), cx.waker().clone()].map(wake_often));
+                if wakers.iter().all(thread::JoinHandle::is_finished) { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            session_of_task.publish("survived", "").await
+        })?;
+        Ok(())
+    }
+
     async fn hang(&mut self, session: &Session, (): ()) -> Result<()> {
         session.sleep(Duration::from_secs(3600)).await
     }
+}
+
+fn wake_often(waker: Waker) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        for _ in 0..100_000 {
+            waker.wake_by_ref();
+        }
+        // Its end is seen by the poll after this one.
+        let last = waker;
+        thread::spawn(move || {
+            for _ in 0..100 {
+                thread::sleep(Duration::from_millis(10));
+                last.wake_by_ref();
+            }
+        });
+    })
 }
 
 async fn panics() {
