@@ -62,3 +62,7 @@ impl fmt::Debug for TokenAdmission {
         f.write_str("TokenAdmission")
     }
 }
+
+#[cfg(test)]
+#[path = "admission_tests.rs"]
+mod tests;

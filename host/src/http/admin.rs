@@ -17,7 +17,7 @@ use serde_json::{Value, json, value::RawValue};
 use super::{PathId, Ports, body, error::Problem, legacy, livez, not_allowed, not_found, only_get, only_post, query};
 use crate::{
     conductors::catalog::Type,
-    sessions::{Caller, CloseReason, Port, Session, SessionId, manager::Refused, session::Status},
+    sessions::{Caller, CloseReason, Port, Session, SessionId, manager::Refused, status::Status},
     store::StoredClient,
 };
 

@@ -21,7 +21,7 @@ use super::{
     clock::Clock,
     directory::Directory,
     event::{Event, What},
-    session::Phase,
+    status::Phase,
     world::{Counts, World, count},
 };
 use crate::{

@@ -6,6 +6,7 @@ pub mod event;
 pub mod ids;
 pub mod manager;
 pub mod session;
+pub mod status;
 pub mod task;
 pub mod world;
 
@@ -13,3 +14,4 @@ pub use event::{Caller, CloseReason, Port};
 pub use ids::{Pin, SessionId};
 pub use manager::Manager;
 pub use session::Session;
+pub use status::{Phase, Status};

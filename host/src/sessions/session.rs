@@ -28,6 +28,7 @@ use super::{
     SessionId,
     event::{Event, What},
     ids::random_hex,
+    status::{Phase, Status},
     task::Task,
     world::World,
 };
@@ -71,17 +72,6 @@ struct Inner {
     hot: Option<Box<Hot>>,
 }
 
-/// Where a session is in its life. Only an open one can be found, joined and asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// It is not stored yet.
-    Making,
-    /// It lives.
-    Open,
-    /// It is being closed, or is.
-    Closing,
-}
-
 /// What a session has as a conductor.
 #[derive(Clone)]
 enum Conductor {
@@ -90,35 +80,6 @@ enum Conductor {
     Faulted(Arc<str>),
     Unavailable(Arc<str>),
     Gone,
-}
-
-/// What a session has as a conductor, to look at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// It is made at the first event.
-    NotMade,
-    /// It answers.
-    Live,
-    /// It panicked; why.
-    Faulted(Arc<str>),
-    /// It cannot be had; why.
-    Unavailable(Arc<str>),
-    /// It was closed.
-    Gone,
-}
-
-impl Status {
-    /// Whether it answers.
-    #[must_use]
-    pub fn is_live(&self) -> bool {
-        matches!(self, Self::Live)
-    }
-
-    /// Whether it has ended, well or not: then it may ask for nothing more.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        matches!(self, Self::Faulted(_) | Self::Unavailable(_) | Self::Gone)
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
