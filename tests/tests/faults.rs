@@ -165,14 +165,41 @@ fn while_conductors_block_their_threads_the_others_are_asked() {
 #[test]
 fn one_session_is_asked_one_thing_at_a_time() {
     let host = host();
-    let session = host.create("echo");
+    // Short enough not to be taken for stuck, long enough to meet if they could.
+    let session = host.create("faulty");
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..8)
+            .map(|_| {
+                let asks = || (0..10).map(|_| host.request(&session, "block", json!({"millis": 3})).status).collect::<Vec<_>>();
+                scope.spawn(asks)
+            })
+            .collect();
+        for answers in asked {
+            assert_eq!(answers.join().unwrap(), [200; 10]);
+        }
+    });
+    let counting = host.create("echo");
     let answers: Vec<_> = std::thread::scope(|scope| {
-        let asked: Vec<_> = (0..8).map(|_| scope.spawn(|| host.ask(&session, "count", "").as_u64().unwrap())).collect();
+        let asked: Vec<_> = (0..8).map(|_| scope.spawn(|| host.ask(&counting, "count", "").as_u64().unwrap())).collect();
         asked.into_iter().map(|asked| asked.join().unwrap()).collect()
     });
     let mut sorted = answers.clone();
     sorted.sort_unstable();
     assert_eq!(sorted, (1..=8).collect::<Vec<u64>>(), "{answers:?}");
+}
+
+#[test]
+fn the_tasks_of_a_session_end_with_it_whatever_they_do() {
+    let host = host();
+    let (closed, faulted) = (host.create("faulty"), host.create("faulty"));
+    for session in [&closed, &faulted] {
+        assert_eq!(host.request(session, "stubborn", Value::Null).status, 200);
+    }
+    let gone = |count: usize| host.log().matches("a stubborn task is gone").count() == count;
+    assert_eq!(host.close(&closed), "Success");
+    until("the task of the closed session to end", || gone(1).then_some(()));
+    problem(&host.request(&faulted, "panic", Value::Null), 502);
+    until("the task of the faulted session to end", || gone(2).then_some(()));
 }
 
 #[test]

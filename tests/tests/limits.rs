@@ -54,6 +54,8 @@ fn the_time_in_the_mailbox_counts_for_the_deadline() {
     let options = HostOptions::default().plugin("echo", "conductor_test_echo").set("types.echo.deadline", json!("2s"));
     let host = Host::start(options);
     let session = host.create("echo");
+    let mut device = device(&host, &session, "a", Version::V5, Way::Tcp);
+    assert!(device.subscribe(&topic(&session, "#"), 1));
     thread::scope(|scope| {
         let asked: Vec<_> = (0..3).map(|_| scope.spawn(|| host.request(&session, "wait", json!({"millis": 1500})).status)).collect();
         let mut answers: Vec<u16> = asked.into_iter().map(|asked| asked.join().unwrap()).collect();
@@ -61,6 +63,10 @@ fn the_time_in_the_mailbox_counts_for_the_deadline() {
         assert_eq!(answers, [200, 504, 504], "the second was half done, the third had not begun");
     });
     assert_eq!(host.ask(&session, "count", ""), 1, "and the session is free");
+    // It says when it begins.
+    assert!(device.publish(&topic(&session, "end"), "", 1, false));
+    let heard = [device.heard().0, device.heard().0, device.heard().0];
+    assert_eq!(heard, ["waiting", "waiting", "end"].map(|name| topic(&session, name)));
 }
 
 #[test]

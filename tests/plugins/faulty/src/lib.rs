@@ -97,6 +97,7 @@ impl Conductor for Faulty {
             .on("block", Self::block)
             .on("hang", Self::hang)
             .on("storm", Self::storm)
+            .on("stubborn", Self::stubborn)
     }
 
     async fn message(&mut self, _: &Session, message: &Message) -> Result<()> {
@@ -165,8 +166,30 @@ impl Faulty {
         Ok(())
     }
 
+    /// A task that goes on whatever it is told, and says when it is dropped.
+    async fn stubborn(&mut self, session: &Session, (): ()) -> Result<()> {
+        let (says, session_of_task) = (SaysGoodbye, session.clone());
+        session.spawn(async move {
+            let _says = says;
+            loop {
+                if session_of_task.sleep(Duration::from_millis(10)).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        })?;
+        Ok(())
+    }
+
     async fn hang(&mut self, session: &Session, (): ()) -> Result<()> {
         session.sleep(Duration::from_secs(3600)).await
+    }
+}
+
+struct SaysGoodbye;
+
+impl Drop for SaysGoodbye {
+    fn drop(&mut self) {
+        tracing::info!("a stubborn task is gone");
     }
 }
 
