@@ -6,7 +6,11 @@ use super::*;
 use crate::{
     broker::NoBroker,
     conductors::{catalog::Catalog, pool::Pool},
-    sessions::{Pin, clock::Clock, manager::Parts},
+    sessions::{
+        Pin,
+        clock::Clock,
+        world::{Counts, World},
+    },
     store::{Store, StoredSession},
     tokens::{
         claims::{Grantee, UsernameRule},
@@ -44,8 +48,7 @@ impl Place {
             revision: 0,
             rest: None,
         };
-        let parts = Parts {
-            catalog: Catalog::default(),
+        let manager = Manager::new(Catalog::default(), vec![Arc::new(record)], |manager| World {
             pool,
             broker: Arc::new(NoBroker),
             store: Arc::clone(&store) as Arc<dyn Store>,
@@ -53,8 +56,9 @@ impl Place {
             grant_ttl: DAY,
             id_digits: 6,
             pin_digits: 6,
-        };
-        let manager = Manager::new(parts, vec![Arc::new(record)]);
+            manager,
+            counts: Counts::default(),
+        });
         let key = SigningKey::from_pem(include_bytes!("../tests/keys/test-p256.pem")).unwrap();
         let signer = Arc::new(Signer::new(key, "test").unwrap());
         Self { admission: TokenAdmission { manager, signer }, _runtime: runtime }

@@ -25,7 +25,11 @@ use crate::{
     },
     config::{self, BrokerKind, Settings},
     http::{Ports, admin, iot, serve},
-    sessions::{Manager, clock::Clock, manager::Parts, world::Counts},
+    sessions::{
+        Manager,
+        clock::Clock,
+        world::{Counts, World},
+    },
     store::{self, lock::StateLock},
     tasks::MainLoop,
     tokens::{keys::SigningKey, signer::Signer},
@@ -75,8 +79,7 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
             None => Arc::new(NoBroker),
         };
         let restored = stored.len();
-        let parts = Parts {
-            catalog: Catalog::new(types),
+        let manager = Manager::new(Catalog::new(types), stored, |manager| World {
             pool: pool.clone(),
             broker: broker.clone(),
             store: store.clone(),
@@ -84,8 +87,9 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
             grant_ttl: settings.token.ttl,
             id_digits: settings.sessions.id_digits,
             pin_digits: settings.sessions.pin_digits,
-        };
-        let manager = Manager::new(parts, stored);
+            manager,
+            counts: Counts::default(),
+        });
         let ports = Arc::new(Ports {
             manager: manager.clone(),
             signer: signer.clone(),

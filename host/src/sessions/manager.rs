@@ -18,20 +18,18 @@ use futures_util::{StreamExt, stream};
 
 use super::{
     Caller, CloseReason, Pin, Session, SessionId,
-    clock::Clock,
     directory::Directory,
     event::{Event, What},
     status::Phase,
-    world::{Counts, World, count},
+    world::{World, count},
 };
 use crate::{
-    broker::{Broker, Events, Message},
+    broker::{Events, Message},
     conductors::{
         Trouble,
         catalog::{Catalog, Type},
-        pool::Pool,
     },
-    store::{Change, Store, StoreError, StoredClient, StoredSession},
+    store::{Change, StoreError, StoredClient, StoredSession},
 };
 
 /// What `close` and the drops behind it may take.
@@ -113,38 +111,17 @@ pub struct Manager {
     next_expiry: AtomicU64,
 }
 
-/// The parts of a manager.
-#[derive(Debug)]
-pub struct Parts {
-    /// The types.
-    pub catalog: Catalog,
-    /// The threads for plugin code.
-    pub pool: Pool,
-    /// Where messages go.
-    pub broker: Arc<dyn Broker>,
-    /// Where sessions are kept.
-    pub store: Arc<dyn Store>,
-    /// The time.
-    pub clock: Clock,
-    /// How long a join is good for.
-    pub grant_ttl: Duration,
-    /// Digits of new ids.
-    pub id_digits: u8,
-    /// Digits of new pins.
-    pub pin_digits: u8,
-}
-
 impl Manager {
-    /// A manager with the sessions that the store held; [`Manager::start`] makes their conductors.
+    /// A manager with the sessions that the store held; [`Manager::start`] makes their conductors. `world` puts together what
+    /// all sessions share, with the way back to the manager.
     #[must_use]
-    pub fn new(parts: Parts, stored: Vec<Arc<StoredSession>>) -> Arc<Self> {
-        let Parts { catalog, pool, broker, store, clock, grant_ttl, id_digits, pin_digits } = parts;
-        let manager = Arc::new_cyclic(|manager: &Weak<Self>| {
-            let counts = Counts::default();
-            let manager = manager.clone();
-            let world = Arc::new(World { pool, broker, store, clock, grant_ttl, id_digits, pin_digits, manager, counts });
-            let (directory, stopping) = (Directory::default(), AtomicBool::new(false));
-            Self { world, catalog, directory, stopping, next_expiry: AtomicU64::new(0) }
+    pub fn new(catalog: Catalog, stored: Vec<Arc<StoredSession>>, world: impl FnOnce(Weak<Self>) -> World) -> Arc<Self> {
+        let manager = Arc::new_cyclic(|manager: &Weak<Self>| Self {
+            world: Arc::new(world(manager.clone())),
+            catalog,
+            directory: Directory::default(),
+            stopping: AtomicBool::new(false),
+            next_expiry: AtomicU64::new(0),
         });
         manager.restore(stored);
         manager
