@@ -86,6 +86,18 @@ pub trait Conductor: Send + Sized + 'static {
     ///
     /// # Errors
     /// The session is not made then, and its administrator gets the error; after a restart it is kept as *unavailable*.
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// # struct Clock;
+    /// impl Conductor for Clock {
+    ///     type Config = ();
+    ///     async fn create(session: &Session, _: ()) -> Result<Self> {
+    ///         session.publish("time", "begins").retain(true).await?;
+    ///         Ok(Clock)
+    ///     }
+    /// }
+    /// ```
     fn create(session: &Session, config: Self::Config) -> impl Future<Output = Result<Self>> + Send;
 
     /// What administrators may ask. Called once per loaded library.
