@@ -5,7 +5,7 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -93,14 +93,10 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
         let ports = Arc::new(Ports {
             manager: manager.clone(),
             signer: signer.clone(),
-            token_ttl: settings.token.ttl,
             username: settings.mqtt.username,
             mqtt_public_url: settings.mqtt.public_url.clone(),
-            broker: broker.clone(),
-            store: store.clone(),
             has_broker: embedded.is_some(),
             missing_plugins,
-            draining: AtomicBool::new(false),
         });
         // All addresses are bound before the first connection is served.
         let admin = serve::bind(&settings.admin.listen).await?;
@@ -125,7 +121,6 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
         tracing::info!(sessions = restored, addresses = %addresses, "ready");
         signals.wait().await;
         tracing::info!("stopping; a second signal ends it at once");
-        ports.draining.store(true, Ordering::Relaxed);
         let drain = async {
             stop.send_replace(true);
             // A task that panicked has nothing under way any more; hence the results that are not looked at.

@@ -201,11 +201,11 @@ async fn readyz(State(ports): State<Arc<Ports>>) -> Response {
         None => json!({ "status": "ok" }),
         Some(reason) => json!({ "status": "down", "reason": reason }),
     };
-    let store = ports.store.trouble().map(|reason| reason.to_string());
-    let broker = ports.broker.trouble().map(|reason| reason.to_string());
+    let store = ports.manager.world().store.trouble().map(|reason| reason.to_string());
+    let broker = ports.manager.world().broker.trouble().map(|reason| reason.to_string());
     let plugins = Some(ports.missing_plugins.join("; ")).filter(|missing| !missing.is_empty());
     let degraded = store.is_some() || broker.is_some() || plugins.is_some();
-    let (code, status) = match (ports.is_draining(), degraded) {
+    let (code, status) = match (ports.manager.is_stopping(), degraded) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         (false, true) => (StatusCode::OK, "degraded"),
         (false, false) => (StatusCode::OK, "ready"),

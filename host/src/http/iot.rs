@@ -78,7 +78,7 @@ fn mqtt(ports: &Ports) -> Value {
     if !ports.has_broker {
         return Value::Null;
     }
-    let endpoints = ports.broker.endpoints();
+    let endpoints = ports.manager.world().broker.endpoints();
     let mut told = json!({ "iot_websocket": { "path": "/mqtt" } });
     if let Some(address) = endpoints.tcp.first() {
         told["tcp"] = json!({ "port": address.port() });
@@ -129,7 +129,7 @@ pub(super) async fn join(
         publ: grant.publish_list(),
     };
     let now = UNIX_EPOCH + Duration::from_secs(joined.now);
-    let signed = ports.signer.sign(&grantee, now, ports.token_ttl).map_err(|error| Refused::Internal(error.to_string()))?;
+    let signed = ports.signer.sign(&grantee, now, ports.manager.world().grant_ttl).map_err(|error| Refused::Internal(error.to_string()))?;
     let username = ports.username.username(joined.session, client);
     Ok(Admitted { session: joined.session, token: signed.token, username, expires_at: signed.expires_at })
 }

@@ -29,15 +29,7 @@ pub mod legacy;
 pub mod query;
 pub mod serve;
 
-use std::{
-    convert::Infallible,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, fmt, sync::Arc};
 
 use axum::{
     Json,
@@ -51,9 +43,7 @@ use serde_json::json;
 
 use self::error::Problem;
 use crate::{
-    broker::Broker,
     sessions::{Manager, SessionId},
-    store::Store,
     tokens::{claims::UsernameRule, signer::Signer},
 };
 
@@ -63,30 +53,14 @@ pub struct Ports {
     pub manager: Arc<Manager>,
     /// Signs what joins get.
     pub signer: Arc<Signer>,
-    /// How long a token is good.
-    pub token_ttl: Duration,
     /// What clients are told to use as their MQTT username.
     pub username: UsernameRule,
     /// What devices are told about MQTT; nothing without a broker.
     pub mqtt_public_url: Option<String>,
-    /// For `/readyz` and for where it listens.
-    pub broker: Arc<dyn Broker>,
-    /// For `/readyz`.
-    pub store: Arc<dyn Store>,
     /// Whether there is a broker at all.
     pub has_broker: bool,
     /// Plugins that did not load: type and reason.
     pub missing_plugins: Vec<String>,
-    /// Set when the host begins to stop.
-    pub draining: AtomicBool,
-}
-
-impl Ports {
-    /// Whether the host is stopping.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
-    }
 }
 
 impl fmt::Debug for Ports {

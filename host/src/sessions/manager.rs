@@ -92,11 +92,7 @@ impl From<StoreError> for Refused {
 pub struct Joined {
     /// Which session.
     pub session: SessionId,
-    /// The name it joined with.
-    pub client_id: String,
-    /// When its grant ends, in seconds since the Unix epoch.
-    pub expires_at: u64,
-    /// When it begins, likewise.
+    /// When its grant begins, in seconds since the Unix epoch.
     pub now: u64,
 }
 
@@ -186,8 +182,14 @@ impl Manager {
         self.directory.page(after, limit)
     }
 
+    /// Whether the host is stopping.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
     fn check_running(&self) -> Result<(), Refused> {
-        if self.stopping.load(Ordering::Relaxed) { Err(Refused::Stopping) } else { Ok(()) }
+        if self.is_stopping() { Err(Refused::Stopping) } else { Ok(()) }
     }
 
     /// Makes a session: its conductor (unless it is lazy), then its place in the store.
@@ -299,7 +301,7 @@ impl Manager {
 
     /// A conductor closes its session. True where that was accepted.
     pub(crate) fn close_by_conductor(self: &Arc<Self>, session: &Arc<Session>) -> bool {
-        if self.check_running().is_err() || !session.move_on(Phase::Open, Phase::Closing) {
+        if self.is_stopping() || !session.move_on(Phase::Open, Phase::Closing) {
             return false;
         }
         let (manager, session) = (self.clone(), session.clone());
@@ -361,7 +363,7 @@ impl Manager {
         self.next_expiry.fetch_min(expires_at, Ordering::Relaxed);
         count(&self.world.counts.joins);
         tracing::info!(session = %id, client = client_id, %caller, "client joined");
-        Ok(Joined { session: id, client_id, expires_at, now })
+        Ok(Joined { session: id, now })
     }
 
     /// Ends grants whose time is over. Looks at nothing while none can be.
@@ -429,7 +431,7 @@ impl Manager {
 impl Events for Manager {
     fn message(&self, message: Message) {
         let Some(session) = self.directory.get(message.session) else { return };
-        if !session.kind().wants(event::MESSAGE) || self.check_running().is_err() {
+        if !session.kind().wants(event::MESSAGE) || self.is_stopping() {
             return;
         }
         let deadline = tokio::time::Instant::now() + session.kind().deadline;
