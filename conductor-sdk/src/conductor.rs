@@ -11,7 +11,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-use crate::{CloseReason, Message, Methods, Result, Session};
+use crate::{CloseReason, Link, Message, Methods, Result, Session};
 
 /// One type's instance in one session.
 ///
@@ -144,6 +144,30 @@ pub trait Conductor: Send + Sized + 'static {
         Absent::new()
     }
 
+    /// The host's link to the MQTT broker came up or was lost. Told only where the settings name an external broker: after
+    /// [`create`](Self::create) if the link is down then, and at each change; the same may be told twice.
+    ///
+    /// # Errors
+    /// Logged; the session goes on.
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// # struct Lamp { lit: bool }
+    /// impl Conductor for Lamp {
+    ///     type Config = ();
+    ///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp { lit: false }) }
+    ///     async fn link(&mut self, session: &Session, link: Link) -> Result<()> {
+    ///         // What was missed meanwhile is said again.
+    ///         if link == Link::Up { session.publish("lit", if self.lit { "1" } else { "0" }).await?; }
+    ///         Ok(())
+    ///     }
+    /// }
+    /// ```
+    fn link(&mut self, session: &Session, link: Link) -> impl Future<Output = Result<()>> + Send {
+        let _ = (session, link);
+        Absent::new()
+    }
+
     /// The last event: the session ends, or the host stops. It has 10 s; the tasks of the session end after it.
     ///
     /// # Errors
@@ -214,6 +238,9 @@ mod tests {
         async fn message(&mut self, _: &Session, _: &Message) -> Result<()> {
             Ok(())
         }
+        async fn link(&mut self, _: &Session, _: Link) -> Result<()> {
+            Ok(())
+        }
         async fn close(&mut self, _: &Session, _: CloseReason) -> Result<()> {
             Ok(())
         }
@@ -221,7 +248,7 @@ mod tests {
 
     #[test]
     fn hooks_that_are_not_written_are_known() {
-        assert!(!is_written(Bare::message) && !is_written(Bare::close));
-        assert!(is_written(Full::message) && is_written(Full::close));
+        assert!(!is_written(Bare::message) && !is_written(Bare::link) && !is_written(Bare::close));
+        assert!(is_written(Full::message) && is_written(Full::link) && is_written(Full::close));
     }
 }

@@ -11,7 +11,7 @@ use conductor_abi::{
 };
 
 use crate::{
-    CloseReason, Conductor, Error, Message, Methods, Result, Session, conductor::is_written, error::into_failure, guard, logging,
+    CloseReason, Conductor, Error, Link, Message, Methods, Result, Session, conductor::is_written, error::into_failure, guard, logging,
     methods::parse,
 };
 
@@ -96,7 +96,7 @@ fn parse_config<T: serde::de::DeserializeOwned + 'static>(config: &[u8]) -> Resu
 
 impl<C: Conductor> Offer for Offered<C> {
     fn manifest(&self) -> ConductorManifest {
-        let hooks = [(event::MESSAGE, is_written(C::message)), (event::CLOSE, is_written(C::close))];
+        let hooks = [(event::MESSAGE, is_written(C::message)), (event::LINK, is_written(C::link)), (event::CLOSE, is_written(C::close))];
         let mut manifest = ConductorManifest::default();
         manifest.name = self.name.to_owned();
         manifest.hooks = hooks.into_iter().filter(|(_, written)| *written).map(|(hook, _)| hook.to_owned()).collect();
@@ -143,6 +143,7 @@ impl<C: Conductor> ConductorObject for Live<C> {
                     let message = Message::new(&event, parse_meta(event.meta.as_slice())?);
                     conductor.message(session, &message).await.map(|()| Vec::new())
                 }
+                event::LINK => conductor.link(session, Link::parse(event.subject.as_str())).await.map(|()| Vec::new()),
                 event::CLOSE => conductor.close(session, CloseReason::parse(event.subject.as_str())).await.map(|()| Vec::new()),
                 other => Err(Error::of(code::UNSUPPORTED, format!("this plugin's SDK does not know the event {other:?}"))),
             }

@@ -68,7 +68,7 @@ pub mod testing;
 
 pub use conductor::Conductor;
 pub use error::{Error, Result};
-pub use message::{Client, CloseReason, Message};
+pub use message::{Client, CloseReason, Link, Message};
 pub use methods::Methods;
 pub use session::{Publish, Session};
 pub use task::{Task, TaskOutput};
@@ -86,7 +86,7 @@ pub use tracing;
 /// fn describe(session: &Session) -> String { session.id().to_owned() }
 /// ```
 pub mod prelude {
-    pub use crate::{Client, CloseReason, Conductor, Error, Message, Methods, Result, Session, Task, export_conductors, tracing};
+    pub use crate::{Client, CloseReason, Conductor, Error, Link, Message, Methods, Result, Session, Task, export_conductors, tracing};
     pub use schemars::JsonSchema;
     pub use serde::{Deserialize, Serialize};
 }

@@ -191,6 +191,44 @@ impl Client {
     }
 }
 
+/// Whether the host reaches a broker that is outside of it; see [`Conductor::link`](crate::Conductor::link).
+///
+/// ```
+/// # use conductor_sdk::Link;
+/// # fn f(link: Link) {
+/// if link == Link::Down { /* show it on the stage */ }
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Link {
+    /// Messages pass.
+    Up,
+    /// No messages come, and those that are sent wait or fail.
+    Down,
+    /// A state that this version of the SDK does not know.
+    Other,
+}
+
+impl Link {
+    pub(crate) fn parse(text: &str) -> Self {
+        match text {
+            wire::link::UP => Self::Up,
+            wire::link::DOWN => Self::Down,
+            _ => Self::Other,
+        }
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => wire::link::UP,
+            Self::Down => wire::link::DOWN,
+            Self::Other => "other",
+        }
+    }
+}
+
 /// Why a conductor is closed.
 ///
 /// ```

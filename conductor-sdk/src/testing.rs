@@ -25,7 +25,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::fake::{FakeHost, State, lock};
-use crate::{CloseReason, Conductor, Error, Result, Session, error::from_failure, export, guard, logging};
+use crate::{CloseReason, Conductor, Error, Link, Result, Session, error::from_failure, export, guard, logging};
 
 /// A message that the conductor sent.
 ///
@@ -148,6 +148,22 @@ impl Rig {
     /// ```
     pub fn message(&mut self, client: &str, name: &str, payload: impl AsRef<[u8]>) -> Result<()> {
         self.event(event::MESSAGE, name, client, payload.as_ref(), EventMeta::default()).map(drop)
+    }
+
+    /// The link to the broker comes up or is lost.
+    ///
+    /// # Errors
+    /// What the conductor's `link` answered.
+    ///
+    /// ```
+    /// # use conductor_sdk::{Link, prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// rig.link(Link::Down).unwrap();
+    /// ```
+    pub fn link(&mut self, link: Link) -> Result<()> {
+        self.event(event::LINK, link.as_str(), "", &[], EventMeta::default()).map(drop)
     }
 
     /// A client joins: [`Session::clients`] lists it.

@@ -23,7 +23,7 @@ use crate::{
         pool::Pool,
         services::LibraryHost,
     },
-    config::{self, BrokerKind, Settings},
+    config::{self, BrokerKind, Settings, TokenMode},
     http::{Ports, admin, iot, serve},
     sessions::{
         Manager,
@@ -62,6 +62,11 @@ pub fn run(settings: &Settings, ready_file: Option<&Path>) -> u8 {
 }
 
 fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Result<u8, Failed> {
+    let mqtt = &settings.mqtt;
+    let listens_with_tls = settings.admin.tls || settings.iot.tls || !mqtt.tls_listen.is_empty() || !mqtt.websocket_tls_listen.is_empty();
+    if listens_with_tls || mqtt.broker == BrokerKind::External || settings.token.mode == TokenMode::None {
+        return Err("an external broker, TLS and token.mode = \"none\" are known and not available yet".into());
+    }
     let clock = Clock::system();
     let _lock = StateLock::acquire(&settings.state.dir)?;
     if let Some(file) = ready_file {

@@ -29,6 +29,7 @@ impl Events for All {
     fn message(&self, _: Message) {}
     fn connected(&self, _: SessionId, _: &str) {}
     fn disconnected(&self, _: SessionId, _: &str) {}
+    fn link(&self, _: bool) {}
 }
 
 async fn until(holds: impl Fn() -> bool) {

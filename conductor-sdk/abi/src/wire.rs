@@ -26,8 +26,19 @@ pub mod event {
     pub const DISCONNECTED: &str = "disconnected";
     /// A timer is due; `subject` is its name.
     pub const TIMER: &str = "timer";
+    /// The host's link to the MQTT broker came up or was lost; `subject` is one of [`link`](super::link). Told where the broker
+    /// is outside of the host: after the conductor is made if the link is down then, and at each change; the same may be told twice.
+    pub const LINK: &str = "link";
     /// The session ends or the host stops; `subject` is the reason, one of [`close`](super::close).
     pub const CLOSE: &str = "close";
+}
+
+/// What [`event::LINK`] says.
+pub mod link {
+    /// Messages pass.
+    pub const UP: &str = "up";
+    /// No messages come, and those that are sent wait or fail.
+    pub const DOWN: &str = "down";
 }
 
 /// Reasons of [`event::CLOSE`].

@@ -155,7 +155,7 @@ impl EmbeddedBroker {
         if self.seams.set(Seams { admission, events }).is_err() {
             return Err(io::Error::other("the MQTT broker is already serving"));
         }
-        *lock(&self.endpoints) = Endpoints { tcp: tcp_addresses, websocket: websocket_addresses };
+        *lock(&self.endpoints) = Endpoints { tcp: tcp_addresses, websocket: websocket_addresses, ..Endpoints::default() };
         let mut tasks = lock(&self.tasks);
         tasks.extend(tcp.into_iter().map(|listener| tokio::spawn(listen::accept(Arc::clone(self), listener, listen::tcp))));
         let router = self.websocket_router();

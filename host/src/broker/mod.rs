@@ -50,6 +50,8 @@ pub trait Events: Send + Sync + 'static {
     fn connected(&self, session: SessionId, client_id: &str);
     /// A client's last connection ended (not said where the same client took over with a new one). Follows its last will.
     fn disconnected(&self, session: SessionId, client_id: &str);
+    /// Whether messages can pass changed: the link to an external broker came up or was lost. An embedded broker never says so.
+    fn link(&self, up: bool);
 }
 
 /// What a CONNECT packet claims.
@@ -110,6 +112,10 @@ pub struct Endpoints {
     pub tcp: Vec<SocketAddr>,
     /// MQTT over WebSocket, path `/mqtt`, on a port of its own.
     pub websocket: Vec<SocketAddr>,
+    /// MQTT over TLS.
+    pub tls: Vec<SocketAddr>,
+    /// MQTT over WebSocket over TLS, path `/mqtt`, on a port of its own.
+    pub websocket_tls: Vec<SocketAddr>,
 }
 
 /// Why a message did not go out.
@@ -124,6 +130,9 @@ pub enum BrokerError {
     /// The session is closed.
     #[error("session {0} is closed")]
     Closed(SessionId),
+    /// The link to the external broker is down, and the message was not kept to be sent later.
+    #[error("the MQTT broker cannot be reached: {0}")]
+    Down(Arc<str>),
     /// The broker failed.
     #[error("the MQTT broker failed: {0}")]
     Failed(String),
@@ -152,6 +161,11 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     fn close_session(&self, session: SessionId) -> BoxFuture<'_, Ended>;
     /// The clients connected now; nothing where the broker cannot know.
     fn connected(&self, session: SessionId) -> Option<Vec<Arc<str>>>;
+    /// Whether the host reaches a broker outside of it; nothing where there is none outside. Changes are told by [`Events::link`]
+    /// after this says so.
+    fn link(&self) -> Option<bool> {
+        None
+    }
     /// Where it listens.
     fn endpoints(&self) -> Endpoints;
     /// What is wrong with it, while something is. Shown by `/readyz`.

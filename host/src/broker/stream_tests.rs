@@ -15,6 +15,7 @@ impl Events for Deaf {
     fn message(&self, _: Message) {}
     fn connected(&self, _: SessionId, _: &str) {}
     fn disconnected(&self, _: SessionId, _: &str) {}
+    fn link(&self, _: bool) {}
 }
 
 pub(in crate::broker) fn connection(version: u8, id_is_assigned: bool) -> Arc<Connection> {

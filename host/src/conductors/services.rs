@@ -124,7 +124,7 @@ async fn publish(session: &Session, call: &Event<'_>) -> Result<(), Failure> {
     let sent = session.world().broker.publish(session.id(), &topic, payload, qos, retain).await;
     sent.map_err(|error| {
         let code = match error {
-            BrokerError::None | BrokerError::Failed(_) => code::UNAVAILABLE,
+            BrokerError::None | BrokerError::Down(_) | BrokerError::Failed(_) => code::UNAVAILABLE,
             BrokerError::Topic(_) => code::REFUSED,
             BrokerError::Closed(_) => code::CLOSED,
         };

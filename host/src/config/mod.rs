@@ -29,8 +29,8 @@ pub use self::{
     mistakes::{Mistake, Mistakes, Origin, Warning},
     reference::reference,
     sources::Flag,
-    table::{Admin, Iot, Log, Mqtt, Sessions, State, Store, Token, Type},
-    values::{BrokerKind, LogFormat, StoreUrl, TokenMode},
+    table::{Admin, Iot, Log, Mqtt, Sessions, State, Store, Tls, Token, Type},
+    values::{BrokerKind, LogFormat, Secret, StoreUrl, TokenMode},
 };
 
 /// What every environment variable that sets a key begins with.
@@ -58,6 +58,8 @@ pub struct Settings {
     pub token: Token,
     /// MQTT.
     pub mqtt: Mqtt,
+    /// The certificate of this host.
+    pub tls: Tls,
     /// What the host says.
     pub log: Log,
     /// The session types by name, which is 1 to 64 of `[A-Za-z0-9_.-]`.

@@ -9,10 +9,10 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    BrokerKind, Mistakes, Settings, StoreUrl,
+    BrokerKind, Mistakes, Settings, StoreUrl, TokenMode,
     mistakes::{Mistake, Origin, Warning, clean},
     sources::{Collected, Given, Raw, type_path},
-    table::{Admin, Fallback, Iot, Log, Mqtt, Sessions, State, Store, Token, Type},
+    table::{Admin, Fallback, Iot, Log, Mqtt, Sessions, State, Store, Tls, Token, Type},
     values::{Fault, Kind, Parser},
 };
 
@@ -23,6 +23,8 @@ pub(super) struct Effective {
     /// Nothing where it is not set and has no default.
     pub(super) value: Option<Value>,
     pub(super) origin: Origin,
+    /// Whether the value must not be shown.
+    pub(super) secret: bool,
 }
 
 /// Gives out typed values and notes mistakes.
@@ -67,7 +69,7 @@ impl Reader {
                 self.parse(&path, value, Origin::Default, parser).unwrap_or_default()
             }
             Fallback::Unset => {
-                self.effective.push(Effective { path, value: None, origin: Origin::Default });
+                self.effective.push(Effective { path, value: None, origin: Origin::Default, secret: false });
                 T::default()
             }
             Fallback::Required => {
@@ -93,7 +95,10 @@ impl Reader {
         let found = |text: &str| format!("found {}", clean(text));
         let problem = match (parser.parse)(&value) {
             Ok(parsed) => {
-                self.effective.push(Effective { path: path.to_owned(), value: Some(value), origin });
+                let secret = parser.kind == Kind::Secret;
+                // Of a secret it is kept only that it is set.
+                let value = Some(if secret { Value::Null } else { value });
+                self.effective.push(Effective { path: path.to_owned(), value, origin, secret });
                 return Some(parsed);
             }
             Err(Fault::Unexpected) => format!("{}, expected {}", found(&shown(&value, parser.kind)), parser.expected),
@@ -104,6 +109,19 @@ impl Reader {
         None
     }
 
+    fn is_set(&self, path: &str) -> bool {
+        // One that was set wrongly is not in force; its own mistake says so.
+        self.effective.iter().any(|known| known.path == path && known.value.is_some())
+    }
+
+    /// Notes a mistake where `other`, without which `path` cannot be used, is not set.
+    fn needs(&mut self, path: &str, other: &str) {
+        let unset = self.effective.iter().any(|known| known.path == other && known.value.is_none());
+        if unset && !self.file_unread {
+            self.mistakes.push(Mistake::new(&self.origin(path), path, format!("needs {other}, which is not set")));
+        }
+    }
+
     fn origin(&self, path: &str) -> Origin {
         self.effective.iter().find(|known| known.path == path).map_or(Origin::Default, |known| known.origin.clone())
     }
@@ -112,8 +130,11 @@ impl Reader {
 /// A wrong value for a message. What a plugin gets may hold secrets, so only its kind is told.
 fn shown(value: &Value, kind: Kind) -> String {
     match value {
-        _ if kind != Kind::Table => value.to_string(),
+        _ if !matches!(kind, Kind::Table | Kind::Secret) => value.to_string(),
+        Value::String(_) if kind == Kind::Secret => "a text of another length".into(),
         Value::String(_) => "a text that is no such object".into(),
+        Value::Number(_) if kind == Kind::Secret => "a number".into(),
+        Value::Object(_) => "a table".into(),
         Value::Array(_) => "a list".into(),
         other => other.to_string(),
     }
@@ -131,6 +152,7 @@ pub(super) fn read(collected: Collected, base_dir: &Path) -> Result<(Settings, V
         store: Store::read(&mut reader, "store"),
         token: Token::read(&mut reader, "token"),
         mqtt: Mqtt::read(&mut reader, "mqtt"),
+        tls: Tls::read(&mut reader, "tls"),
         log: Log::read(&mut reader, "log"),
         types: BTreeMap::new(),
         effective: Vec::new(),
@@ -142,6 +164,7 @@ pub(super) fn read(collected: Collected, base_dir: &Path) -> Result<(Settings, V
         settings.types.insert(name.clone(), read);
     }
     check_listeners(&mut reader, &settings);
+    check_pairs(&mut reader, &settings);
     if let Some(mistakes) = Mistakes::of(std::mem::take(&mut reader.mistakes)) {
         return Err(mistakes);
     }
@@ -169,6 +192,8 @@ fn check_listeners(reader: &mut Reader, settings: &Settings) {
     if settings.mqtt.broker == BrokerKind::Embedded {
         keys.push(("mqtt.listen", &settings.mqtt.listen));
         keys.push(("mqtt.websocket_listen", &settings.mqtt.websocket_listen));
+        keys.push(("mqtt.tls_listen", &settings.mqtt.tls_listen));
+        keys.push(("mqtt.websocket_tls_listen", &settings.mqtt.websocket_tls_listen));
     }
     let listeners: Vec<(&str, SocketAddr)> =
         keys.into_iter().flat_map(|(key, list)| list.iter().map(move |address| (key, *address))).collect();
@@ -184,6 +209,42 @@ fn check_listeners(reader: &mut Reader, settings: &Settings) {
     }
 }
 
+/// Keys that make no sense without another, or beside another.
+fn check_pairs(reader: &mut Reader, settings: &Settings) {
+    let Settings { admin, iot, mqtt, .. } = settings;
+    let embedded = mqtt.broker == BrokerKind::Embedded;
+    let wants_tls = [
+        ("admin.tls", admin.tls),
+        ("iot.tls", iot.tls),
+        ("mqtt.tls_listen", embedded && !mqtt.tls_listen.is_empty()),
+        ("mqtt.websocket_tls_listen", embedded && !mqtt.websocket_tls_listen.is_empty()),
+    ];
+    for (key, _) in wants_tls.into_iter().filter(|(_, wanted)| *wanted) {
+        reader.needs(key, "tls.cert");
+        reader.needs(key, "tls.key");
+    }
+    if mqtt.broker == BrokerKind::External {
+        reader.needs("mqtt.broker", "mqtt.url");
+    }
+    for (key, other) in
+        [("tls.cert", "tls.key"), ("tls.key", "tls.cert"), ("mqtt.client_cert", "mqtt.client_key"), ("mqtt.client_key", "mqtt.client_cert")]
+    {
+        if reader.is_set(key) {
+            reader.needs(key, other);
+        }
+    }
+    for key in ["mqtt.link_password", "mqtt.link_password_file"] {
+        if reader.is_set(key) {
+            reader.needs(key, "mqtt.link_username");
+        }
+    }
+    if reader.is_set("mqtt.link_password") && reader.is_set("mqtt.link_password_file") {
+        let origin = reader.origin("mqtt.link_password_file");
+        let problem = format!("set beside mqtt.link_password ({}); keep one of them", reader.origin("mqtt.link_password"));
+        reader.mistakes.push(Mistake::new(&origin, "mqtt.link_password_file", problem));
+    }
+}
+
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     let wildcard = a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || wildcard && a.is_ipv4() == b.is_ipv4())
@@ -194,6 +255,9 @@ fn resolve_paths(settings: &mut Settings) {
     let resolve = |path: &mut PathBuf| *path = base.join(&*path);
     resolve(&mut settings.state.dir);
     resolve(&mut settings.token.key);
+    let (mqtt, tls) = (&mut settings.mqtt, &mut settings.tls);
+    let optional = [&mut mqtt.ca, &mut mqtt.client_cert, &mut mqtt.client_key, &mut mqtt.link_password_file, &mut tls.cert, &mut tls.key];
+    optional.into_iter().flatten().for_each(resolve);
     if let StoreUrl::Json(path) = &mut settings.store.url {
         resolve(path);
     }
@@ -208,6 +272,12 @@ fn warn(reader: &Reader, settings: &Settings, warnings: &mut Vec<Warning>) {
     if let Some(address) = public.filter(|_| settings.sessions.pin_digits < 4) {
         let digits = settings.sessions.pin_digits;
         warning("sessions.pin_digits", format!("pins of {digits} digits are guessed soon on a public port (iot.listen is {address})"));
+    }
+    if settings.token.mode == TokenMode::None && settings.mqtt.broker != BrokerKind::None {
+        warning(
+            "token.mode",
+            "MQTT is not authenticated: whoever knows the name of a client that joined can speak as that client".to_owned(),
+        );
     }
     if settings.types.is_empty() {
         warning("types", "no type is configured, so no session can be created".to_owned());

@@ -102,6 +102,7 @@ pub(super) fn show(base_dir: &Path, effective: &[Effective]) -> String {
             set => set.to_string(),
         };
         match entry.value.as_ref().map(|value| (toml_text(value), value)) {
+            Some(_) if entry.secret => page.line(format_args!("# {key} is set, and not shown  # {origin}")),
             None => page.line(format_args!("# {key} is not set")),
             Some((Some(text), _)) => page.line(format_args!("{key} = {text}  # {origin}")),
             // JSON's null, out of a flag, has no TOML form.

@@ -7,8 +7,9 @@ use serde_json::{Map, Value};
 use super::{
     reader::Reader,
     values::{
-        BOOL, BROKER, BrokerKind, CONDUCTOR_NAME, CONFIG, DEADLINE, HTTP_URL, ID_DIGITS, ISSUER, Kind, LIFETIME, LISTEN, LISTEN_LOOPBACK,
-        LISTEN_OR_OFF, LOG_FORMAT, LOG_LEVEL, LogFormat, MQTT_URL, PATH, PIN_DIGITS, STORE_URL, StoreUrl, TOKEN_MODE, TokenMode, USERNAME,
+        BOOL, BROKER, BrokerKind, CONDUCTOR_NAME, CONFIG, DEADLINE, HTTP_URL, ID_DIGITS, ISSUER, Kind, LIFETIME, LINK_PASSWORD,
+        LINK_USERNAME, LISTEN, LISTEN_LOOPBACK, LISTEN_OR_OFF, LOG_FORMAT, LOG_LEVEL, LogFormat, MQTT_URL, OPTIONAL_PATH, PATH, PIN_DIGITS,
+        STORE_URL, Secret, StoreUrl, TOKEN_MODE, TokenMode, USERNAME,
     },
 };
 use crate::tokens::claims::UsernameRule;
@@ -45,22 +46,7 @@ pub(super) enum Fallback {
 use Fallback::{Required, Text, Unset};
 
 /// Keys that this version knows by name only: section and key.
-pub(super) const LATER_KEYS: &[(&str, &str)] = &[
-    ("admin", "tls"),
-    ("iot", "tls"),
-    ("mqtt", "tls_listen"),
-    ("mqtt", "websocket_tls_listen"),
-    ("mqtt", "url"),
-    ("mqtt", "ca"),
-    ("mqtt", "client_cert"),
-    ("mqtt", "client_key"),
-    ("mqtt", "link_username"),
-    ("mqtt", "link_password"),
-    ("mqtt", "link_password_file"),
-    ("tls", "cert"),
-    ("tls", "key"),
-    (TYPES, "sha256"),
-];
+pub(super) const LATER_KEYS: &[(&str, &str)] = &[(TYPES, "sha256")];
 
 macro_rules! table {
     ($(
@@ -114,12 +100,16 @@ table! {
     ["admin"] Admin {
         /// Where it listens. It cannot authenticate yet, so only loopback addresses are accepted.
         listen: Vec<SocketAddr> = LISTEN_LOOPBACK, Text("127.0.0.1:50001");
+        /// Whether it speaks HTTPS, with the certificate of `[tls]`, instead of HTTP.
+        tls: bool = BOOL, Text("false");
     }
 
     /// The public port, where devices join. It serves MQTT over WebSocket at `/mqtt` as well.
     ["iot"] Iot {
         /// Where it listens.
         listen: Vec<SocketAddr> = LISTEN, Text("0.0.0.0:8888");
+        /// Whether it speaks HTTPS, with the certificate of `[tls]`, instead of HTTP. `/mqtt` is then WebSocket over TLS.
+        tls: bool = BOOL, Text("false");
         /// What the port is called from outside, for links; no query, no password. (No answer holds a link yet.)
         public_url: Option<String> = HTTP_URL, Unset;
     }
@@ -149,23 +139,52 @@ table! {
         ttl: Duration = LIFETIME, Text("24h");
         /// The claim `iss`.
         issuer: String = ISSUER, Text("conductor-host");
-        /// Whether tokens are signed. (`"none"`, the mode without authentication, is known and not available in this version.)
+        /// `"signed"`: a token is a signed JWT. `"none"`: it is the client's own name, and MQTT is open to everyone who knows the
+        /// name of a client that joined; for clients of the replaced system's mode without authentication, in networks that are trusted.
         mode: TokenMode = TOKEN_MODE, Text("signed");
     }
 
     /// The messages of sessions.
     ["mqtt"] Mqtt {
-        /// `"embedded"` is the broker in this process; with `"none"` sessions have requests and joins, and no messages.
-        /// (`"external"` is known and not available in this version.)
+        /// `"embedded"` is the broker in this process, `"external"` another one that is running already (`mqtt.url`); with `"none"`
+        /// sessions have requests and joins, and no messages. Keys of a kind that is not chosen are checked and otherwise ignored.
         broker: BrokerKind = BROKER, Text("embedded");
-        /// Where MQTT over TCP listens.
+        /// Where MQTT over TCP listens. (Embedded only, like the other three listeners.)
         listen: Vec<SocketAddr> = LISTEN_OR_OFF, Text("0.0.0.0:1883");
         /// Where MQTT over WebSocket listens (path `/mqtt`).
         websocket_listen: Vec<SocketAddr> = LISTEN_OR_OFF, Text("0.0.0.0:8083");
+        /// Where MQTT over TLS listens, with the certificate of `[tls]`; usually port 8883.
+        tls_listen: Vec<SocketAddr> = LISTEN_OR_OFF, Text("");
+        /// Where MQTT over WebSocket over TLS listens (path `/mqtt`), with the certificate of `[tls]`; usually port 8084.
+        websocket_tls_listen: Vec<SocketAddr> = LISTEN_OR_OFF, Text("");
         /// Where devices are told to connect. Without it they are told ports and paths only.
         public_url: Option<String> = MQTT_URL, Unset;
         /// What a client's MQTT username must be: its session's id, or its own name.
         username: UsernameRule = USERNAME, Text("session_id");
+        /// Where the external broker is. Without a port: 1883, 8883, 80 or 443 by the scheme; with `ws` and `wss` the path
+        /// is `/mqtt` where none is given.
+        url: Option<String> = MQTT_URL, Unset;
+        /// PEM file with the certificates that the external broker's must come from. Without it: those that the system trusts.
+        ca: Option<PathBuf> = OPTIONAL_PATH, Unset;
+        /// PEM file with the certificate (and its chain) that the host shows the external broker.
+        client_cert: Option<PathBuf> = OPTIONAL_PATH, Unset;
+        /// PEM file with the private key of `mqtt.client_cert`.
+        client_key: Option<PathBuf> = OPTIONAL_PATH, Unset;
+        /// The host's MQTT username at the external broker. Without it: `iotserver`, with a token of the host's own as password.
+        link_username: Option<String> = LINK_USERNAME, Unset;
+        /// The password that goes with `mqtt.link_username`.
+        link_password: Option<Secret> = LINK_PASSWORD, Unset;
+        /// File that holds that password instead; a line break at its end does not count.
+        link_password_file: Option<PathBuf> = OPTIONAL_PATH, Unset;
+    }
+
+    /// One certificate for every listener that asks for it: `admin.tls`, `iot.tls`, `mqtt.tls_listen`, `mqtt.websocket_tls_listen`.
+    /// By itself it turns nothing on. Read again on SIGHUP.
+    ["tls"] Tls {
+        /// PEM file with the certificate and, behind it, the chain up to the one that clients trust.
+        cert: Option<PathBuf> = OPTIONAL_PATH, Unset;
+        /// PEM file with the private key of `tls.cert`.
+        key: Option<PathBuf> = OPTIONAL_PATH, Unset;
     }
 
     /// What the host says on standard error.

@@ -35,6 +35,8 @@ pub(super) enum Kind {
     Integer,
     Bool,
     Table,
+    /// A text that is shown nowhere.
+    Secret,
 }
 
 impl Kind {
@@ -42,7 +44,7 @@ impl Kind {
     /// parser to refuse in the same words as one in the file.
     pub(super) fn read_text(self, text: &str) -> Value {
         let read = match self {
-            Self::Text => None,
+            Self::Text | Self::Secret => None,
             Self::Integer => text.parse::<i64>().ok().map(Value::from),
             Self::Bool => text.parse::<bool>().ok().map(Value::from),
             Self::Table => serde_json::from_str(text).ok().filter(Value::is_object),
@@ -59,6 +61,30 @@ pub(super) enum Fault {
     Element(String),
     /// It is of the right form, and still cannot be.
     Because(String),
+}
+
+/// A text that no message and no debug output shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// What it is.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
 }
 
 /// Where sessions are kept.
@@ -86,6 +112,8 @@ pub enum TokenMode {
     /// A token is a signed JWT.
     #[default]
     Signed,
+    /// A token is the client's own name: nothing is authenticated.
+    None,
 }
 
 /// Which broker carries the messages.
@@ -94,6 +122,8 @@ pub enum BrokerKind {
     /// The one in this process.
     #[default]
     Embedded,
+    /// One that runs elsewhere.
+    External,
     /// None: sessions have requests and joins, and no messages.
     None,
 }
@@ -111,6 +141,24 @@ pub enum LogFormat {
 }
 
 pub(super) const PATH: Parser<PathBuf> = Parser { kind: Kind::Text, expected: "a path", parse: |value| text(value).and_then(path) };
+
+pub(super) const OPTIONAL_PATH: Parser<Option<PathBuf>> =
+    Parser { kind: Kind::Text, expected: "a path", parse: |value| (PATH.parse)(value).map(Some) };
+
+pub(super) const LINK_USERNAME: Parser<Option<String>> = Parser {
+    kind: Kind::Text,
+    expected: "a text of 1 to 65535 bytes without control characters",
+    parse: |value| Some(text(value)?).filter(|text| is_mqtt_text(text)).map(|text| Some(text.to_owned())).ok_or(Fault::Unexpected),
+};
+
+pub(super) const LINK_PASSWORD: Parser<Option<Secret>> = Parser {
+    kind: Kind::Secret,
+    expected: "a text of 1 to 65535 bytes",
+    parse: |value| {
+        let text = text(value)?;
+        if (1..=65_535).contains(&text.len()) { Ok(Some(Secret(text.to_owned()))) } else { Err(Fault::Unexpected) }
+    },
+};
 
 pub(super) const ID_DIGITS: Parser<u8> =
     Parser { kind: Kind::Integer, expected: "an integer from 4 to 12", parse: |value| integer(value, 4, 12) };
@@ -199,26 +247,26 @@ pub(super) const CONDUCTOR_NAME: Parser<Option<String>> =
 
 pub(super) const TOKEN_MODE: Parser<TokenMode> = Parser {
     kind: Kind::Text,
-    expected: "\"signed\"",
-    parse: |value| choose(value, &[("signed", Some(TokenMode::Signed)), ("none", None)]),
+    expected: "\"signed\" or \"none\"",
+    parse: |value| choose(value, &[("signed", TokenMode::Signed), ("none", TokenMode::None)]),
 };
 
 pub(super) const BROKER: Parser<BrokerKind> = Parser {
     kind: Kind::Text,
-    expected: "\"embedded\" or \"none\"",
-    parse: |value| choose(value, &[("embedded", Some(BrokerKind::Embedded)), ("none", Some(BrokerKind::None)), ("external", None)]),
+    expected: "\"embedded\", \"external\" or \"none\"",
+    parse: |value| choose(value, &[("embedded", BrokerKind::Embedded), ("external", BrokerKind::External), ("none", BrokerKind::None)]),
 };
 
 pub(super) const USERNAME: Parser<UsernameRule> = Parser {
     kind: Kind::Text,
     expected: "\"session_id\" or \"client_id\"",
-    parse: |value| choose(value, &[("session_id", Some(UsernameRule::SessionId)), ("client_id", Some(UsernameRule::ClientId))]),
+    parse: |value| choose(value, &[("session_id", UsernameRule::SessionId), ("client_id", UsernameRule::ClientId)]),
 };
 
 pub(super) const LOG_FORMAT: Parser<LogFormat> = Parser {
     kind: Kind::Text,
     expected: "\"auto\", \"human\" or \"json\"",
-    parse: |value| choose(value, &[("auto", Some(LogFormat::Auto)), ("human", Some(LogFormat::Human)), ("json", Some(LogFormat::Json))]),
+    parse: |value| choose(value, &[("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)]),
 };
 
 pub(super) const LOG_LEVEL: Parser<String> = Parser {
@@ -297,12 +345,13 @@ fn url(value: &Value, schemes: &[&str]) -> Result<String, Fault> {
     Ok(text.trim_end_matches('/').to_owned())
 }
 
-/// One of the named choices; those with `None` are known and cannot be chosen yet.
-fn choose<T: Copy>(value: &Value, choices: &[(&str, Option<T>)]) -> Result<T, Fault> {
+/// What an MQTT username may be, within what its length can say.
+fn is_mqtt_text(text: &str) -> bool {
+    (1..=65_535).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+/// One of the named choices.
+fn choose<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T, Fault> {
     let text = text(value)?;
-    match choices.iter().find(|(name, _)| *name == text) {
-        Some((_, Some(choice))) => Ok(*choice),
-        Some((_, None)) => Err(Fault::Because(LATER.into())),
-        None => Err(Fault::Unexpected),
-    }
+    choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice).ok_or(Fault::Unexpected)
 }

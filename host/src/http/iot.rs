@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::{PathId, Ports, body, error::Problem, legacy, livez, not_found, only_get, only_post};
 use crate::{
     sessions::{Caller, Pin, Port, SessionId, manager::Refused},
-    tokens::{claims::Grantee, grant::Grant},
+    tokens::{claims::Grantee, grant::Grant, signer::LINK_NAME},
 };
 
 /// The most bytes that a body on this port may have.
@@ -100,7 +100,7 @@ fn is_client(name: &str) -> bool {
 
 /// The name under which the host itself speaks at brokers.
 pub(super) fn is_reserved(name: &str) -> bool {
-    name.eq_ignore_ascii_case("iotserver")
+    name.eq_ignore_ascii_case(LINK_NAME)
 }
 
 /// A client that joined, and its token.

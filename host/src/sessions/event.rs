@@ -3,15 +3,14 @@
 use std::{fmt, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use conductor_abi::wire::{CallerMeta, EventMeta, close, event};
+use conductor_abi::wire::{CallerMeta, EventMeta, close, event, link};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::SessionId;
+use super::Session;
 use crate::{
     broker::Message,
     conductors::{
         Trouble,
-        catalog::Type,
         instance::{Incoming, Instance},
     },
 };
@@ -121,6 +120,8 @@ pub(super) enum What {
     Request { method: String, params: Bytes, caller: Caller },
     /// A client sent a message.
     Message(Message),
+    /// The link to an external broker came up or was lost; which is asked when it is told, so that the last word is true.
+    Link,
     /// The end.
     Close(CloseReason),
 }
@@ -131,6 +132,7 @@ impl What {
             Self::Make(_) => "make",
             Self::Request { .. } => event::REQUEST,
             Self::Message(_) => event::MESSAGE,
+            Self::Link => event::LINK,
             Self::Close(_) => event::CLOSE,
         }
     }
@@ -139,30 +141,29 @@ impl What {
         matches!(self, Self::Close(_))
     }
 
+    /// Whether there is room for it in a mailbox that is full: it comes from the host, seldom, and nobody could send it again.
+    pub(super) fn has_room_reserved(&self) -> bool {
+        matches!(self, Self::Close(_) | Self::Link)
+    }
+
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Request { params, .. } => params.len(),
             Self::Message(message) => message.payload.len(),
-            Self::Make(_) | Self::Close(_) => 0,
+            Self::Make(_) | Self::Link | Self::Close(_) => 0,
         }
     }
 
     pub(super) fn caller(&self) -> Option<CallerMeta> {
         match self {
             Self::Make(caller) | Self::Request { caller, .. } => Some(caller.meta()),
-            Self::Message(_) | Self::Close(_) => None,
+            Self::Message(_) | Self::Link | Self::Close(_) => None,
         }
     }
 
     /// Tells a live conductor.
-    pub(super) async fn tell(
-        &self,
-        instance: &Instance,
-        kind: &Type,
-        id: SessionId,
-        time: u64,
-        deadline: Instant,
-    ) -> Result<Vec<u8>, Trouble> {
+    pub(super) async fn tell(&self, instance: &Instance, session: &Session, time: u64, deadline: Instant) -> Result<Vec<u8>, Trouble> {
+        let (kind, id) = (session.kind(), session.id());
         let left = deadline.saturating_duration_since(Instant::now());
         let mut meta = EventMeta::default();
         (meta.time, meta.deadline, meta.caller) = (time, Some(millis(left)), self.caller());
@@ -175,6 +176,10 @@ impl What {
                 let name = message.topic.strip_prefix(&id.topic_prefix()).unwrap_or(&message.topic);
                 (name, message.client_id.as_deref().unwrap_or_default(), message.payload.as_ref())
             }
+            Self::Link => match session.world().broker.link() {
+                Some(up) => (if up { link::UP } else { link::DOWN }, "", &[][..]),
+                None => return Ok(Vec::new()),
+            },
             Self::Close(_) if !kind.wants(event::CLOSE) => return Ok(Vec::new()),
             Self::Close(reason) => (reason.as_str(), "", &[][..]),
         };

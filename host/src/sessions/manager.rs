@@ -453,6 +453,10 @@ impl Events for Manager {
     fn disconnected(&self, session: SessionId, client_id: &str) {
         tracing::debug!(%session, client_id, "disconnected");
     }
+
+    fn link(&self, _: bool) {
+        self.directory.all().iter().for_each(Session::tell_link);
+    }
 }
 
 /// Runs a change in a task of its own: dropping the returned future does not stop it.

@@ -21,7 +21,10 @@ use std::{
     time::Duration,
 };
 
-use conductor_abi::{contract::HostObj, wire::CreateMeta};
+use conductor_abi::{
+    contract::HostObj,
+    wire::{CreateMeta, event},
+};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
@@ -44,7 +47,7 @@ use crate::{
     store::StoredSession,
 };
 
-/// Events that may wait in one mailbox. A close always finds room.
+/// Events that may wait in one mailbox. A close and news of the link always find room.
 const MAILBOX: usize = 1024;
 /// Bytes of payload and parameters that may wait in one mailbox.
 const MAILBOX_BYTES: usize = 8 << 20;
@@ -213,8 +216,8 @@ impl Session {
     /// # Errors
     /// Where the conductor cannot take it, or the mailbox is full.
     pub(super) fn post(self: &Arc<Self>, event: Event) -> Result<(), Trouble> {
-        let closes = event.what.closes();
-        if !closes && self.is_slow() && self.kind.lane.is_full() {
+        let (closes, reserved) = (event.what.closes(), event.what.has_room_reserved());
+        if !reserved && self.is_slow() && self.kind.lane.is_full() {
             return Err(Trouble::Overloaded);
         }
         let mut inner = self.lock();
@@ -227,7 +230,7 @@ impl Session {
         }
         let hot = inner.hot.get_or_insert_default();
         let bytes = event.what.bytes();
-        if !closes && (hot.queue.len() >= MAILBOX || hot.bytes + bytes > MAILBOX_BYTES) {
+        if !reserved && (hot.queue.len() >= MAILBOX || hot.bytes + bytes > MAILBOX_BYTES) {
             return Err(Trouble::Overloaded);
         }
         hot.bytes += bytes;
@@ -238,6 +241,16 @@ impl Session {
             self.world.pool.push(self.clone());
         }
         Ok(())
+    }
+
+    /// Tells the conductor how the link to an external broker is, if it wants to know.
+    pub(super) fn tell_link(self: &Arc<Self>) {
+        if !self.kind.wants(event::LINK) || !self.has_conductor() {
+            return;
+        }
+        let deadline = Instant::now() + self.kind.deadline;
+        // Without a conductor by now, there is nobody to tell.
+        drop(self.post(Event { what: What::Link, deadline, time: self.world.clock.millis(), answer: None }));
     }
 
     /// The event that goes on, or the next one; nothing makes the session idle.
@@ -276,7 +289,7 @@ impl Session {
             Conductor::Unavailable(reason) => return Err(Trouble::Unavailable(reason)),
             Conductor::Gone => return Err(Trouble::Closed),
         };
-        what.tell(&instance, &self.kind, self.id, time, deadline).await
+        what.tell(&instance, &self, time, deadline).await
     }
 
     async fn make(self: &Arc<Self>, what: &What, time: u64) -> Result<Instance, Trouble> {
@@ -290,6 +303,10 @@ impl Session {
                 let mut inner = self.lock();
                 if matches!(inner.conductor, Conductor::NotMade) {
                     inner.conductor = Conductor::Live(instance.clone());
+                    drop(inner);
+                    if self.world.broker.link() == Some(false) {
+                        self.tell_link();
+                    }
                     return Ok(instance);
                 }
                 drop(inner);

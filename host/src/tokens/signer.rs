@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use jsonwebtoken::{Header, Validation, errors::ErrorKind};
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{
     claims::{Claims, Grantee},
@@ -16,6 +17,9 @@ use crate::sessions::ids::{RandomnessError, random_hex};
 
 /// No token of ours comes near it; what is larger is refused unread.
 pub const MAX_TOKEN: usize = 8 * 1024;
+
+/// The name of the host itself at external brokers: its MQTT client id, and its username where settings give no other.
+pub const LINK_NAME: &str = "iotserver";
 
 /// A token is good this long before its `nbf`: a clock that was set back a little would otherwise refuse every token that it
 /// has just signed. `exp` has no such leeway.
@@ -121,9 +125,7 @@ impl Signer {
     /// # Errors
     /// When the operating system's generator or the cryptographic library fails, or a time is out of range.
     pub fn sign(&self, grantee: &Grantee<'_>, now: SystemTime, ttl: Duration) -> Result<Signed, SignError> {
-        let iat = now.duration_since(SystemTime::UNIX_EPOCH).map_err(|_| SignError::Time)?.as_secs();
-        let exp = iat.checked_add(ttl.as_secs()).ok_or(SignError::Time)?;
-        let expires_at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(exp)).ok_or(SignError::Time)?;
+        let (iat, exp, expires_at) = times(now, ttl)?;
         let claims = Claims {
             sub: grantee.username.username(grantee.session, grantee.client_id),
             iat,
@@ -136,12 +138,37 @@ impl Signer {
             iss: self.issuer.clone(),
             nbf: iat,
         };
+        Ok(Signed { token: self.token(&claims)?, expires_at })
+    }
+
+    /// A token for the host's own connection to an external broker, good from `now` for `ttl`: [`LINK_NAME`] may subscribe and
+    /// publish everything. [`Signer::verify`] refuses it, since it names no session.
+    ///
+    /// # Errors
+    /// As [`Signer::sign`].
+    pub fn sign_link(&self, now: SystemTime, ttl: Duration) -> Result<Signed, SignError> {
+        let (iat, exp, expires_at) = times(now, ttl)?;
+        let claims = json!({
+            "sub": LINK_NAME,
+            "iat": iat,
+            "exp": exp,
+            "subs": ["#"],
+            "publ": ["#"],
+            "client_id": LINK_NAME,
+            "jti": random_hex::<16>()?,
+            "iss": self.issuer,
+            "nbf": iat,
+        });
+        Ok(Signed { token: self.token(&claims)?, expires_at })
+    }
+
+    fn token(&self, claims: &impl Serialize) -> Result<String, SignError> {
         let mut token = self.header.clone();
-        BASE64.encode_string(serde_json::to_vec(&claims)?, &mut token);
+        BASE64.encode_string(serde_json::to_vec(claims)?, &mut token);
         let signature = self.key.sign(token.as_bytes()).map_err(|_| SignError::Library)?;
         token.push('.');
         BASE64.encode_string(signature, &mut token);
-        Ok(Signed { token, expires_at })
+        Ok(token)
     }
 
     /// What the token says, where it is one that this host signed and `now` is within its time.
@@ -177,6 +204,14 @@ impl Signer {
         }
         Ok(claims)
     }
+}
+
+/// `iat` and `exp` in seconds, and the latter as a time.
+fn times(now: SystemTime, ttl: Duration) -> Result<(u64, u64, SystemTime), SignError> {
+    let iat = now.duration_since(SystemTime::UNIX_EPOCH).map_err(|_| SignError::Time)?.as_secs();
+    let exp = iat.checked_add(ttl.as_secs()).ok_or(SignError::Time)?;
+    let expires_at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(exp)).ok_or(SignError::Time)?;
+    Ok((iat, exp, expires_at))
 }
 
 #[cfg(test)]

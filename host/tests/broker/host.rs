@@ -169,6 +169,7 @@ impl conductor_host::broker::Events for Deaf {
     fn message(&self, _: conductor_host::broker::Message) {}
     fn connected(&self, _: conductor_host::sessions::SessionId, _: &str) {}
     fn disconnected(&self, _: conductor_host::sessions::SessionId, _: &str) {}
+    fn link(&self, _: bool) {}
 }
 
 #[tokio::test]

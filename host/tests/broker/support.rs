@@ -61,6 +61,9 @@ impl Events for Recorder {
     fn disconnected(&self, session: SessionId, client_id: &str) {
         drop(self.0.send(Told::Disconnected(session, client_id.to_owned())));
     }
+    fn link(&self, _: bool) {
+        panic!("the embedded broker has no link");
+    }
 }
 
 type Hook = Box<dyn FnMut() + Send>;

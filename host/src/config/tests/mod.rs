@@ -172,7 +172,7 @@ fn twenty_mistakes_in_a_file_are_twenty_lines_each_with_its_place() {
 dir = ""
 [admin]
 listen = "0.0.0.0:50001"
-tls = true
+tls = 1
 [iot]
 listen = "localhost:8888"
 public_url = "example.org"
@@ -185,9 +185,9 @@ url = "redis:x"
 [token]
 ttl = "0s"
 issuer = ""
-mode = "none"
+mode = "secret"
 [mqtt]
-broker = "external"
+broker = "internal"
 listen = ["0.0.0.0:1883", 7]
 username = "me"
 [log]
@@ -203,7 +203,7 @@ plugin = "a"
     let expected = [
         (2, "state.dir: found \"\", expected a path"),
         (4, "admin.listen: found \"0.0.0.0:50001\": the admin port cannot authenticate yet, so it may only listen on loopback"),
-        (5, "admin.tls: not available in this version"),
+        (5, "admin.tls: found 1, expected true or false"),
         (7, "iot.listen: found \"localhost:8888\", expected an IP address and port"),
         (8, "iot.public_url: found \"example.org\", expected a URL"),
         (10, "sessions.id_digits: found 3, expected an integer from 4 to 12"),
@@ -212,8 +212,8 @@ plugin = "a"
         (14, "store.url: found \"redis:x\", expected \"json:FILE\" or \"memory:\""),
         (16, "token.ttl: found \"0s\", expected a duration from \"1s\""),
         (17, "token.issuer: found \"\", expected a text"),
-        (18, "token.mode: found \"none\": not available in this version"),
-        (20, "mqtt.broker: found \"external\": not available in this version"),
+        (18, "token.mode: found \"secret\", expected \"signed\" or \"none\""),
+        (20, "mqtt.broker: found \"internal\", expected \"embedded\", \"external\" or \"none\""),
         (21, "mqtt.listen: found 7, expected an IP address and port"),
         (22, "mqtt.username: found \"me\", expected \"session_id\" or \"client_id\""),
         (24, "log.level: found \"lots\", expected off, error"),
@@ -262,13 +262,12 @@ fn unknown_keys_are_mistakes_in_every_source_and_a_close_one_is_proposed() {
     let found = file("[types.a]\nplugin = \"p\"\nplugn = \"p\"\n");
     assert_eq!(found, "settings.toml:3: types.a.plugn: unknown key; did you mean types.a.plugin?");
     assert_eq!(file("[types.a]\nplugin = \"p\"\nsha256 = \"0\"\n"), "settings.toml:3: types.a.sha256: not available in this version");
-    assert_eq!(file("[tls]\ncert = \"c\"\n"), "settings.toml:2: tls.cert: not available in this version");
     assert_eq!(file("[\"types.NAME\"]\nplugin = 1\n"), "settings.toml:1: \"types.NAME\": unknown section or key");
 
     let start = |rest: &str| format!("environment variable CONDUCTOR_HOST__{rest}");
     assert_eq!(env("CONDUCTOR_HOST__IOT__LISEN"), start("IOT__LISEN: iot.lisen: unknown key; did you mean CONDUCTOR_HOST__IOT__LISTEN?"));
     assert_eq!(env("CONDUCTOR_HOST__iot__LISTEN"), start("iot__LISTEN: expected CONDUCTOR_HOST__SECTION__KEY, all in upper case"));
-    assert_eq!(env("CONDUCTOR_HOST__TLS__CERT"), start("TLS__CERT: tls.cert: not available in this version"));
+    assert_eq!(env("CONDUCTOR_HOST__TLS__CERT"), start("TLS__CERT: tls.cert: needs tls.key, which is not set"));
     assert!(env("CONDUCTOR_HOST__LISTEN").starts_with(&start("LISTEN: ")));
     assert!(env("CONDUCTOR_HOST__").starts_with(&start(": ")));
     assert!(env("CONDUCTOR_HOST__TYPES__X").contains("types.NAME.plugin"));
@@ -452,4 +451,47 @@ fn a_file_that_cannot_be_read_is_a_mistake() {
     std::fs::write(&file, TYPE).unwrap();
     let (settings, _) = Settings::load(Some(&file), [], &[]).unwrap();
     assert_eq!(settings.types["a"].plugin, folder.path().join("a"));
+}
+
+#[test]
+fn keys_that_need_another_say_so_where_they_are_set() {
+    let file = |text: &str| lines(text, &[], &[]);
+    assert_eq!(file("[mqtt]\nbroker = \"external\"\n"), ["settings.toml:2: mqtt.broker: needs mqtt.url, which is not set"]);
+    assert_eq!(
+        file("[admin]\ntls = true\n[mqtt]\ntls_listen = \"0.0.0.0:8883\"\n[tls]\ncert = \"c\"\n"),
+        [
+            "settings.toml:2: admin.tls: needs tls.key, which is not set",
+            "settings.toml:4: mqtt.tls_listen: needs tls.key, which is not set",
+            "settings.toml:6: tls.cert: needs tls.key, which is not set",
+        ]
+    );
+    assert_eq!(
+        file("[mqtt]\nclient_cert = \"c\"\nlink_password = \"p\"\nlink_password_file = \"f\"\n"),
+        [
+            "settings.toml:2: mqtt.client_cert: needs mqtt.client_key, which is not set",
+            "settings.toml:3: mqtt.link_password: needs mqtt.link_username, which is not set",
+            "settings.toml:4: mqtt.link_password_file: needs mqtt.link_username, which is not set",
+            "settings.toml:4: mqtt.link_password_file: set beside mqtt.link_password (settings.toml:3); keep one of them",
+        ]
+    );
+    // With another broker its listeners are checked, and need nothing.
+    good("[mqtt]\nbroker = \"none\"\ntls_listen = \"0.0.0.0:1883\"\nlisten = \"0.0.0.0:1883\"\nurl = \"mqtts://h\"\n", &[], &[]);
+    assert!(file("[mqtt]\nbroker = \"none\"\ntls_listen = \"here\"\n")[0].contains("mqtt.tls_listen: found \"here\""));
+}
+
+#[test]
+fn a_secret_is_shown_nowhere() {
+    let text = "[mqtt]\nlink_username = \"u\"\nlink_password = \"s3cret\"\n";
+    let settings = good(text, &[], &[]);
+    assert_eq!(settings.mqtt.link_password.as_ref().map(Secret::expose), Some("s3cret"));
+    assert!(!settings.show().contains("s3cret") && settings.show().contains("# link_password is set, and not shown"));
+    assert!(!format!("{settings:?}").contains("s3cret"));
+    let long = "s3cret".repeat(20_000);
+    for wrong in [format!("\"{long}\""), "[\"s3cret\"]".into(), "{ s3cret = 1 }".into(), "31337".into()] {
+        let line = only(&format!("[mqtt]\nlink_username = \"u\"\nlink_password = {wrong}\n"), &[], &[]);
+        assert!(!line.contains("s3cret") && !line.contains("31337") && line.contains("expected a text of 1 to 65535 bytes"), "{line}");
+    }
+    // From the environment a password of digits is a text too.
+    let env = [("CONDUCTOR_HOST__MQTT__LINK_USERNAME", "u"), ("CONDUCTOR_HOST__MQTT__LINK_PASSWORD", "123")];
+    assert_eq!(good("", &env, &[]).mqtt.link_password.unwrap().expose(), "123");
 }
