@@ -8,8 +8,10 @@
 #![cfg(unix)]
 
 pub mod artefacts;
+pub mod certs;
 pub mod host;
 pub mod http;
+pub mod mosquitto;
 pub mod mqtt;
 pub mod tools;
 

@@ -21,6 +21,8 @@ const TOOLS: &[Tool] = &[
     // Real MQTT clients.
     Tool { program: "mosquitto_sub", debian: "mosquitto-clients", brew: "mosquitto" },
     Tool { program: "mosquitto_pub", debian: "mosquitto-clients", brew: "mosquitto" },
+    // A real broker, beside the one in the host.
+    Tool { program: "mosquitto", debian: "mosquitto", brew: "mosquitto" },
     // The commands that `start` prints.
     Tool { program: "curl", debian: "curl", brew: "curl" },
     // Libraries that are no plugins, for this system and for Windows.
@@ -44,7 +46,9 @@ const PYTHON_CHECK: &str = "import jwt, cryptography, paho.mqtt.client as paho; 
 /// What is missing and how to install it.
 pub(crate) fn ensure(target: &Path) -> Result<OsString, Box<dyn Error>> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let missing = missing(TOOLS, &path);
+    // Where Debian keeps servers, which a user's own path may not name.
+    let everywhere = env::join_paths(env::split_paths(&path).chain(std::iter::once(PathBuf::from("/usr/sbin"))))?;
+    let missing = missing(TOOLS, &everywhere);
     if !missing.is_empty() {
         install(&missing)?;
     }
@@ -141,7 +145,7 @@ mod tests {
         let tools = missing(TOOLS, &OsString::from("/nowhere"));
         assert_eq!(tools.len(), TOOLS.len());
         let debian = packages(&tools, |tool| tool.debian);
-        assert_eq!(debian, ["mosquitto-clients", "curl", "gcc", "gcc-mingw-w64-x86-64", "python3", "coreutils", "util-linux"]);
-        assert!(missing(&TOOLS[7..], &env::var_os("PATH").unwrap()).is_empty());
+        assert_eq!(debian, ["mosquitto-clients", "mosquitto", "curl", "gcc", "gcc-mingw-w64-x86-64", "python3", "coreutils", "util-linux"]);
+        assert!(missing(&TOOLS[8..], &env::var_os("PATH").unwrap()).is_empty());
     }
 }
