@@ -38,6 +38,9 @@ impl Conductor for Probe {
     async fn message(&mut self, session: &Session, message: &Message) -> Result<()> {
         session.publish("echo", message.payload()).await
     }
+    async fn link(&mut self, session: &Session, link: Link) -> Result<()> {
+        session.publish("link", format!("{link:?}")).await
+    }
     async fn close(&mut self, session: &Session, _: CloseReason) -> Result<()> {
         // One that asks the host while it is dropped.
         struct Asks(Session);
@@ -143,6 +146,16 @@ fn a_message_to_nobody_is_not_one_to_all() {
     let published = rig.published();
     assert_eq!(published.len(), 1);
     assert_eq!(published[0].client.as_deref(), Some("ann"));
+}
+
+#[test]
+fn a_conductor_is_told_of_its_link_in_words_of_any_version() {
+    let mut rig = Rig::start::<Probe>(()).unwrap();
+    for link in [Link::Down, Link::Up, Link::Other] {
+        rig.link(link).unwrap();
+    }
+    let said: Vec<_> = rig.published().iter().map(|published| published.payload.clone()).collect();
+    assert_eq!(said, [&b"Down"[..], b"Up", b"Other"]);
 }
 
 #[test]
