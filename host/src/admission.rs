@@ -1,5 +1,5 @@
-//! Who may connect to the broker: the token, the username and the client's record in its session must agree. The broker itself
-//! holds the client id and the last will to what comes out of this.
+//! Who may connect to the broker. With tokens, the token, the username and the client's record in its session must agree; without,
+//! the client's name and its record. The broker itself holds the client id and the last will to what comes out of this.
 
 use std::{
     fmt,
@@ -10,9 +10,21 @@ use std::{
 use crate::{
     broker::{Admission, Admitted, ConnectRequest, Refusal},
     sessions::{Manager, SessionId},
-    store::StoredClient,
-    tokens::{grant::Grant, signer::Signer},
+    tokens::{
+        grant::Grant,
+        issue::{Tokens, is_reserved},
+        signer::Signer,
+    },
 };
+
+/// What goes with this way of making tokens.
+#[must_use]
+pub fn by(tokens: Tokens, manager: Arc<Manager>) -> Arc<dyn Admission> {
+    match tokens {
+        Tokens::Signed(signer) => Arc::new(TokenAdmission { manager, signer }),
+        Tokens::ClientId => Arc::new(OpenAdmission::new(manager)),
+    }
+}
 
 /// Checks tokens against the live sessions.
 pub struct TokenAdmission {
@@ -37,11 +49,8 @@ impl TokenAdmission {
         if claims.iat < record.created_at / 1000 {
             return Err("the token is older than the session".into());
         }
-        let expires_at = record.clients.iter().find_map(|client| match client {
-            StoredClient::Joined { client_id, expires_at } if **client_id == claims.client_id => Some(*expires_at),
-            _ => None,
-        });
-        let recorded = expires_at.filter(|end| *end > clock.seconds()).ok_or("the client is not in the session")?;
+        let recorded = record.granted_until(&claims.client_id).filter(|end| *end > clock.seconds());
+        let recorded = recorded.ok_or("the client is not in the session")?;
         let grant = Grant::whole_session(session.id()).intersect(&Grant::from_lists(claims.subs, claims.publ));
         let expires_at = UNIX_EPOCH + Duration::from_secs(claims.exp.min(recorded));
         Ok(Admitted { session: session.id(), client_id: claims.client_id.into(), grant, expires_at })
@@ -50,11 +59,13 @@ impl TokenAdmission {
 
 impl Admission for TokenAdmission {
     fn admit(&self, connect: &ConnectRequest<'_>) -> Result<Admitted, Refusal> {
-        self.decide(connect).map_err(|reason| {
-            tracing::info!(peer = %connect.peer, client_id = connect.client_id, reason, "an MQTT connection was refused");
-            Refusal::BadCredentials
-        })
+        self.decide(connect).map_err(|reason| refused(connect, &reason))
     }
+}
+
+fn refused(connect: &ConnectRequest<'_>, reason: &str) -> Refusal {
+    tracing::info!(peer = %connect.peer, client_id = connect.client_id, reason, "an MQTT connection was refused");
+    Refusal::BadCredentials
 }
 
 impl fmt::Debug for TokenAdmission {
@@ -63,6 +74,54 @@ impl fmt::Debug for TokenAdmission {
     }
 }
 
+/// Looks for the client's name in the records of the live sessions. The password is not looked at.
+#[derive(Debug)]
+pub struct OpenAdmission {
+    manager: Arc<Manager>,
+}
+
+impl OpenAdmission {
+    /// The manager remembers the order of joins from here on: to be made before anybody can join.
+    #[must_use]
+    pub fn new(manager: Arc<Manager>) -> Self {
+        manager.remember_joins();
+        Self { manager }
+    }
+
+    /// The verdict with its reason, for the log.
+    fn decide(&self, connect: &ConnectRequest<'_>) -> Result<Admitted, &'static str> {
+        // Existing clients name themselves in both. Of one that left the client id to the broker, only the username can be its name.
+        let client_id = if connect.client_id.is_empty() { connect.username.unwrap_or_default() } else { connect.client_id };
+        if client_id.is_empty() {
+            return Err("neither a client id nor a username");
+        }
+        if is_reserved(client_id) {
+            return Err("the name is the host's own");
+        }
+        let named = connect.username.and_then(SessionId::parse).and_then(|id| self.manager.get(id));
+        let now = self.manager.world().clock.seconds();
+        let named = named.and_then(|session| Some((session.granted_until(client_id, now)?, session)));
+        let (expires_at, session) =
+            named.or_else(|| self.manager.joined_last(client_id)).ok_or("no client of this name is in a live session")?;
+        Ok(Admitted {
+            session: session.id(),
+            client_id: client_id.into(),
+            grant: Grant::whole_session(session.id()),
+            expires_at: UNIX_EPOCH + Duration::from_secs(expires_at),
+        })
+    }
+}
+
+impl Admission for OpenAdmission {
+    fn admit(&self, connect: &ConnectRequest<'_>) -> Result<Admitted, Refusal> {
+        self.decide(connect).map_err(|reason| refused(connect, reason))
+    }
+}
+
 #[cfg(test)]
 #[path = "admission_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "admission_open_tests.rs"]
+mod open_tests;

@@ -4,64 +4,29 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    broker::NoBroker,
-    conductors::{catalog::Catalog, pool::Pool},
-    sessions::{
-        Pin,
-        clock::Clock,
-        world::{Counts, World},
-    },
-    store::{Store, StoredSession},
+    sessions::place::{self, DAY, NOW, stored},
     tokens::{
         claims::{Grantee, UsernameRule},
         keys::SigningKey,
     },
 };
 
-const NOW: u64 = 1_800_000_000;
-const DAY: Duration = Duration::from_secs(86_400);
-
 fn id() -> SessionId {
-    SessionId::parse("123456").unwrap()
+    place::id("123456")
 }
 
 struct Place {
     admission: TokenAdmission,
-    _runtime: tokio::runtime::Runtime,
+    _host: place::Place,
 }
 
 impl Place {
     /// A host with one session, made at `created` (seconds), that `ann` joined until `until`.
     fn with(created: u64, until: u64) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-        let pool = Pool::start(runtime.handle().clone()).unwrap();
-        let (store, _) = crate::store::open("memory:", std::path::Path::new("/"), DAY, NOW).unwrap();
-        let record = StoredSession {
-            id: id(),
-            pin: Pin::parse("424242").unwrap(),
-            type_name: "gone".into(),
-            created_at: created * 1000,
-            clients: vec![
-                StoredClient::Foreign(serde_json::Value::Null),
-                StoredClient::Joined { client_id: "ann".into(), expires_at: until },
-            ],
-            revision: 0,
-            rest: None,
-        };
-        let manager = Manager::new(Catalog::default(), vec![Arc::new(record)], |manager| World {
-            pool,
-            broker: Arc::new(NoBroker),
-            store: Arc::clone(&store) as Arc<dyn Store>,
-            clock: Clock::of(|| UNIX_EPOCH + Duration::from_secs(NOW)),
-            grant_ttl: DAY,
-            id_digits: 6,
-            pin_digits: 6,
-            manager,
-            counts: Counts::default(),
-        });
+        let host = place::Place::with([stored("123456", created, &[("ann", until)])]);
         let key = SigningKey::from_pem(include_bytes!("../tests/keys/test-p256.pem")).unwrap();
         let signer = Arc::new(Signer::new(key, "test").unwrap());
-        Self { admission: TokenAdmission { manager, signer }, _runtime: runtime }
+        Self { admission: TokenAdmission { manager: host.manager.clone(), signer }, _host: host }
     }
 
     fn token(&self, session: SessionId, client_id: &str, signed_at: u64, subs: &[&str]) -> String {

@@ -15,7 +15,7 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 use tracing::level_filters::LevelFilter;
 
 use crate::{
-    admission::TokenAdmission,
+    admission,
     broker::{Broker, EmbeddedBroker, NoBroker},
     conductors::{
         catalog::{Catalog, Plugin, Type},
@@ -32,7 +32,7 @@ use crate::{
     },
     store::{self, lock::StateLock},
     tasks::MainLoop,
-    tokens::{keys::SigningKey, signer::Signer},
+    tokens::{issue::Tokens, keys::SigningKey, signer::Signer},
 };
 
 /// How often the main loop looks.
@@ -64,8 +64,8 @@ pub fn run(settings: &Settings, ready_file: Option<&Path>) -> u8 {
 fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Result<u8, Failed> {
     let mqtt = &settings.mqtt;
     let listens_with_tls = settings.admin.tls || settings.iot.tls || !mqtt.tls_listen.is_empty() || !mqtt.websocket_tls_listen.is_empty();
-    if listens_with_tls || mqtt.broker == BrokerKind::External || settings.token.mode == TokenMode::None {
-        return Err("an external broker, TLS and token.mode = \"none\" are known and not available yet".into());
+    if listens_with_tls || mqtt.broker == BrokerKind::External {
+        return Err("an external broker and TLS are known and not available yet".into());
     }
     let clock = Clock::system();
     let _lock = StateLock::acquire(&settings.state.dir)?;
@@ -74,7 +74,13 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
         remove_ready_file(file)?;
     }
     let (types, missing_plugins) = load_types(runtime, settings)?;
-    let signer = Arc::new(Signer::new(SigningKey::load_or_create(&settings.token.key, true)?, settings.token.issuer.clone())?);
+    let tokens = match settings.token.mode {
+        TokenMode::Signed => {
+            let key = SigningKey::load_or_create(&settings.token.key, true)?;
+            Tokens::Signed(Arc::new(Signer::new(key, settings.token.issuer.clone())?))
+        }
+        TokenMode::None => Tokens::ClientId,
+    };
     let (store, stored) = store::open(&settings.store.url.to_string(), &settings.base_dir, settings.token.ttl, clock.seconds())?;
     let pool = Pool::start(runtime.handle().clone())?;
     runtime.block_on(async {
@@ -97,7 +103,7 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
         });
         let ports = Arc::new(Ports {
             manager: manager.clone(),
-            signer: signer.clone(),
+            tokens: tokens.clone(),
             username: settings.mqtt.username,
             mqtt_public_url: settings.mqtt.public_url.clone(),
             has_broker: embedded.is_some(),
@@ -107,7 +113,7 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
         let admin = serve::bind(&settings.admin.listen).await?;
         let iot = serve::bind(&settings.iot.listen).await?;
         if let Some(embedded) = &embedded {
-            let admission = Arc::new(TokenAdmission { manager: manager.clone(), signer });
+            let admission = admission::by(tokens, manager.clone());
             embedded.serve(admission, manager.clone(), &settings.mqtt.listen, &settings.mqtt.websocket_listen).await?;
         }
         let addresses = addresses(&admin, &iot, &*broker)?;

@@ -8,6 +8,8 @@ use std::{
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+mod token;
+
 use crate::config::{Flag, Mistakes, Settings, Warning, reference};
 
 /// The exit status for a wrong command line and for wrong settings.
@@ -55,6 +57,9 @@ enum Command {
     /// Checks or shows settings without starting anything.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// The key that signs tokens.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -111,7 +116,7 @@ pub fn start(
         Err(error) => {
             let status = u8::try_from(error.exit_code()).unwrap_or(WRONG_SETTINGS);
             let text = error.render().to_string();
-            return if error.use_stderr() { print(err, &text, status) } else { print(out, &text, status) };
+            return if error.use_stderr() { print(err, text.as_bytes(), status) } else { print(out, text.as_bytes(), status) };
         }
     };
     match cli.command {
@@ -124,10 +129,11 @@ pub fn start(
             Err(mistakes) => refuse(err, &mistakes),
         },
         Command::Config(ConfigCommand::Show { file, overrides }) => match Settings::load(Some(&file), env, &overrides.flags()) {
-            Ok((settings, _)) => print(out, &settings.show(), 0),
+            Ok((settings, _)) => print(out, settings.show().as_bytes(), 0),
             Err(mistakes) => refuse(err, &mistakes),
         },
-        Command::Config(ConfigCommand::Reference) => print(out, &reference(), 0),
+        Command::Config(ConfigCommand::Reference) => print(out, reference().as_bytes(), 0),
+        Command::Token(command) => token::run(command, env, out, err),
     }
 }
 
@@ -136,16 +142,16 @@ fn check_passed(out: &mut dyn Write, file: &Path, warnings: &[Warning]) -> Next 
     for warning in warnings {
         text.push_str(&format!("warning: {warning}\n"));
     }
-    print(out, &text, 0)
+    print(out, text.as_bytes(), 0)
 }
 
 fn refuse(err: &mut dyn Write, mistakes: &Mistakes) -> Next {
-    print(err, &format!("{mistakes}\n"), WRONG_SETTINGS)
+    print(err, format!("{mistakes}\n").as_bytes(), WRONG_SETTINGS)
 }
 
 /// Ends with `status`; with 1 where the text could not be written and all else went well.
-fn print(to: &mut dyn Write, text: &str, status: u8) -> Next {
-    match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
+fn print(to: &mut dyn Write, text: &[u8], status: u8) -> Next {
+    match to.write_all(text).and_then(|()| to.flush()) {
         Err(_) if status == 0 => Next::Exit(1),
         _ => Next::Exit(status),
     }

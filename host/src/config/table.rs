@@ -133,9 +133,9 @@ table! {
     /// The tokens that devices get when they join and show to the broker.
     ["token"] Token {
         /// PEM file with the private key that signs: EC P-256, RSA or Ed25519; the key's kind decides the algorithm. An EC
-        /// key is made at the first start where the file is absent.
+        /// key is made at the first start where the file is absent. Not looked at with `token.mode = "none"`.
         key: PathBuf = PATH, Text("{state.dir}/token-key.pem");
-        /// How long a token is good.
+        /// How long a token is good, and what a join is good for with `token.mode = "none"`.
         ttl: Duration = LIFETIME, Text("24h");
         /// The claim `iss`.
         issuer: String = ISSUER, Text("conductor-host");

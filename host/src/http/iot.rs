@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::{PathId, Ports, body, error::Problem, legacy, livez, not_found, only_get, only_post};
 use crate::{
     sessions::{Caller, Pin, Port, SessionId, manager::Refused},
-    tokens::{claims::Grantee, grant::Grant, signer::LINK_NAME},
+    tokens::{claims::Grantee, grant::Grant, issue::is_reserved},
 };
 
 /// The most bytes that a body on this port may have.
@@ -98,11 +98,6 @@ fn is_client(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(allowed) && !is_reserved(name)
 }
 
-/// The name under which the host itself speaks at brokers.
-pub(super) fn is_reserved(name: &str) -> bool {
-    name.eq_ignore_ascii_case(LINK_NAME)
-}
-
 /// A client that joined, and its token.
 pub(super) struct Admitted {
     pub(super) session: SessionId,
@@ -111,7 +106,7 @@ pub(super) struct Admitted {
     pub(super) expires_at: SystemTime,
 }
 
-/// Joins, then signs: the decision comes first.
+/// Joins, then makes the token: the decision comes first.
 pub(super) async fn join(
     ports: &Ports,
     id: Option<SessionId>,
@@ -129,7 +124,8 @@ pub(super) async fn join(
         publ: grant.publish_list(),
     };
     let now = UNIX_EPOCH + Duration::from_secs(joined.now);
-    let signed = ports.signer.sign(&grantee, now, ports.manager.world().grant_ttl).map_err(|error| Refused::Internal(error.to_string()))?;
+    let signed =
+        ports.tokens.issue(&grantee, now, ports.manager.world().grant_ttl).map_err(|error| Refused::Internal(error.to_string()))?;
     let username = ports.username.username(joined.session, client);
     Ok(Admitted { session: joined.session, token: signed.token, username, expires_at: signed.expires_at })
 }

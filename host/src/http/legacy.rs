@@ -18,6 +18,7 @@ use crate::{
     conductors::Trouble,
     sessions::{Caller, CloseReason, Pin, Port, Session, SessionId, manager::Refused},
     store::StoredClient,
+    tokens::issue::is_reserved,
 };
 
 /// A refused join: the text that clients know, in the place of a token.
@@ -166,7 +167,7 @@ fn is_legacy_client(name: &str) -> bool {
         && name.len() <= 128
         && name.chars().all(printable)
         && !name.trim().is_empty()
-        && !iot::is_reserved(name)
+        && !is_reserved(name)
 }
 
 /// Not printable, though no control characters: separators of lines, characters that steer the direction of text, and other

@@ -44,15 +44,15 @@ use serde_json::json;
 use self::error::Problem;
 use crate::{
     sessions::{Manager, SessionId},
-    tokens::{claims::UsernameRule, signer::Signer},
+    tokens::{claims::UsernameRule, issue::Tokens},
 };
 
 /// What the handlers of both ports share.
 pub struct Ports {
     /// Where everything goes.
     pub manager: Arc<Manager>,
-    /// Signs what joins get.
-    pub signer: Arc<Signer>,
+    /// Makes what joins get.
+    pub tokens: Tokens,
     /// What clients are told to use as their MQTT username.
     pub username: UsernameRule,
     /// What devices are told about MQTT; nothing without a broker.

@@ -6,7 +6,7 @@
 use std::{
     future::Future,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -20,6 +20,7 @@ use super::{
     Caller, CloseReason, Pin, Session, SessionId,
     directory::Directory,
     event::{Event, What},
+    joins::Joins,
     status::Phase,
     world::{World, count},
 };
@@ -101,7 +102,9 @@ pub struct Joined {
 pub struct Manager {
     world: Arc<World>,
     catalog: Catalog,
-    directory: Directory,
+    pub(super) directory: Directory,
+    /// Kept only where [`Manager::remember_joins`] was called.
+    pub(super) joins: OnceLock<Joins>,
     stopping: AtomicBool,
     /// No grant ends before this (seconds since the Unix epoch), so nothing need be looked through.
     next_expiry: AtomicU64,
@@ -116,6 +119,7 @@ impl Manager {
             world: Arc::new(world(manager.clone())),
             catalog,
             directory: Directory::default(),
+            joins: OnceLock::new(),
             stopping: AtomicBool::new(false),
             next_expiry: AtomicU64::new(0),
         });
@@ -295,6 +299,7 @@ impl Manager {
         self.close_conductor(session, reason).await;
         let ended = self.world.broker.close_session(id).await;
         self.directory.remove(id);
+        self.note_leaving(session, &session.record(), u64::MAX);
         tracing::info!(session = %id, reason = reason.as_str(), %caller, ?ended, "session closed");
         Ok(())
     }
@@ -349,7 +354,7 @@ impl Manager {
         to_its_end(async move { manager.join_session(&session, client_id, &caller).await }).await
     }
 
-    async fn join_session(&self, session: &Session, client_id: String, caller: &Caller) -> Result<Joined, Refused> {
+    async fn join_session(&self, session: &Arc<Session>, client_id: String, caller: &Caller) -> Result<Joined, Refused> {
         let now = self.world.clock.seconds();
         let expires_at = now.saturating_add(self.world.grant_ttl.as_secs());
         let id = session.id();
@@ -360,6 +365,7 @@ impl Manager {
             other => Refused::Store(other),
         })?;
         record.into_iter().for_each(|record| session.update_record(record));
+        self.note_join(&client_id, session);
         self.next_expiry.fetch_min(expires_at, Ordering::Relaxed);
         count(&self.world.counts.joins);
         tracing::info!(session = %id, client = client_id, %caller, "client joined");
@@ -406,9 +412,11 @@ impl Manager {
     }
 
     async fn end_grants(&self, session: Arc<Session>, now: u64) -> Result<(), StoreError> {
+        let before = session.record();
         match self.world.store.apply(Change::Expire { id: session.id(), now }).await {
             Ok(record) => {
                 record.into_iter().for_each(|record| session.update_record(record));
+                self.note_leaving(&session, &before, now);
                 tracing::info!(session = %session.id(), "grants ended");
                 Ok(())
             }

@@ -4,7 +4,10 @@ pub mod clock;
 pub mod directory;
 pub mod event;
 pub mod ids;
+mod joins;
 pub mod manager;
+#[cfg(test)]
+pub(crate) mod place;
 pub mod session;
 pub mod status;
 pub mod task;

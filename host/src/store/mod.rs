@@ -45,6 +45,17 @@ pub struct StoredSession {
     pub rest: Option<Box<Map<String, Value>>>,
 }
 
+impl StoredSession {
+    /// When the latest grant of this client ends, in seconds since the Unix epoch; nothing where it did not join.
+    #[must_use]
+    pub fn granted_until(&self, client_id: &str) -> Option<u64> {
+        self.clients.iter().find_map(|client| match client {
+            StoredClient::Joined { client_id: known, expires_at } if **known == *client_id => Some(*expires_at),
+            _ => None,
+        })
+    }
+}
+
 /// An entry of a session's list of clients.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StoredClient {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use aws_lc_rs::{
+    encoding::{AsDer, PublicKeyX509Der},
     error::{KeyRejected, Unspecified},
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair},
@@ -21,7 +22,7 @@ use jsonwebtoken::{
     jwk::{Jwk, PublicKeyUse, ThumbprintHash},
 };
 use pem::{EncodeConfig, LineEnding, Pem};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// No private key comes near it; what is larger is not read.
 const MAX_FILE: u64 = 64 * 1024;
@@ -39,6 +40,17 @@ enum Pair {
     Rsa(RsaKeyPair),
     P256(EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
+}
+
+/// How a public key can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PublicForm {
+    /// `BEGIN PUBLIC KEY`, PEM of the form of X.509.
+    Pem,
+    /// Bare bytes: RSA as PKCS#1 in DER, EC as the uncompressed point, Ed25519 as its 32 bytes.
+    Raw,
+    /// A JSON Web Key Set that holds this key alone.
+    Jwks,
 }
 
 /// Why there is no usable key, and where it was looked for.
@@ -153,6 +165,30 @@ impl SigningKey {
     /// Never for a key that was loaded; the library's signature has one.
     pub fn public_jwk(&self) -> Result<Value, serde_json::Error> {
         serde_json::to_value(&self.jwk)
+    }
+
+    /// The public half for another program.
+    ///
+    /// # Errors
+    /// [`KeyProblem::Library`]; never for a key that was loaded.
+    pub fn public_as(&self, form: PublicForm) -> Result<Vec<u8>, KeyProblem> {
+        let (raw, x509) = match &self.pair {
+            Pair::Rsa(pair) => (pair.public_key().as_ref(), AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key())),
+            Pair::P256(pair) => (pair.public_key().as_ref(), AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key())),
+            Pair::Ed25519(pair) => (pair.public_key().as_ref(), AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key())),
+        };
+        match form {
+            PublicForm::Raw => Ok(raw.to_vec()),
+            PublicForm::Pem => {
+                let x509 = x509.map_err(|_| KeyProblem::Library)?;
+                let block = Pem::new("PUBLIC KEY", x509.as_ref());
+                Ok(pem::encode_config(&block, EncodeConfig::new().set_line_ending(LineEnding::LF)).into_bytes())
+            }
+            PublicForm::Jwks => {
+                let key = self.public_jwk().map_err(|_| KeyProblem::Library)?;
+                Ok(format!("{}\n", json!({ "keys": [key] })).into_bytes())
+            }
+        }
     }
 
     /// What the tokens of this key are checked with.

@@ -76,6 +76,22 @@ fn the_kind_of_key_decides_the_algorithm_in_every_pem_form() {
 }
 
 #[test]
+fn the_public_half_is_written_as_others_write_it() {
+    for name in ["rsa", "p256", "ed25519"] {
+        let key = SigningKey::from_pem(&fixture(name)).unwrap();
+        let [pem, raw, jwks] = [PublicForm::Pem, PublicForm::Raw, PublicForm::Jwks].map(|form| key.public_as(form).unwrap());
+        if name != "ed25519" {
+            assert_eq!(pem, fixture(&format!("{name}-public")), "{name}");
+        }
+        assert!(pem::parse(&pem).unwrap().contents().ends_with(&raw), "{name}: the form of X.509 ends with the bare key");
+        let jwks: Value = serde_json::from_slice(&jwks).unwrap();
+        assert_eq!(jwks, json!({"keys": [key.public_jwk().unwrap()]}), "{name}");
+    }
+    let raw = SigningKey::from_pem(&fixture("p256")).unwrap().public_as(PublicForm::Raw).unwrap();
+    assert_eq!((raw.len(), raw[0]), (65, 4), "an uncompressed point");
+}
+
+#[test]
 fn the_same_key_has_the_same_kid_in_every_form() {
     let kid = |name| SigningKey::from_pem(&fixture(name)).unwrap().kid().to_owned();
     assert_eq!(kid("rsa"), kid("rsa-pkcs1"));

@@ -207,7 +207,7 @@ impl Signer {
 }
 
 /// `iat` and `exp` in seconds, and the latter as a time.
-fn times(now: SystemTime, ttl: Duration) -> Result<(u64, u64, SystemTime), SignError> {
+pub(super) fn times(now: SystemTime, ttl: Duration) -> Result<(u64, u64, SystemTime), SignError> {
     let iat = now.duration_since(SystemTime::UNIX_EPOCH).map_err(|_| SignError::Time)?.as_secs();
     let exp = iat.checked_add(ttl.as_secs()).ok_or(SignError::Time)?;
     let expires_at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(exp)).ok_or(SignError::Time)?;

@@ -1,0 +1,101 @@
+//! For tests: a manager with sessions of a type that no plugin has, at times of the test's choosing.
+
+use std::{
+    cell::Cell,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use tokio::runtime::Runtime;
+
+use super::{
+    Caller, CloseReason, Manager, Pin, SessionId,
+    clock::Clock,
+    manager::Refused,
+    world::{Counts, World},
+};
+use crate::{
+    broker::NoBroker,
+    conductors::{catalog::Catalog, pool::Pool},
+    store::{Change, Store, StoredClient, StoredSession},
+};
+
+/// When a place begins, in seconds since the Unix epoch.
+pub(crate) const NOW: u64 = 1_800_000_000;
+/// How long a join is good for.
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+
+thread_local! {
+    static TIME: Cell<u64> = const { Cell::new(NOW) };
+}
+
+pub(crate) struct Place {
+    pub(crate) manager: Arc<Manager>,
+    runtime: Runtime,
+}
+
+pub(crate) fn id(text: &str) -> SessionId {
+    SessionId::parse(text).unwrap()
+}
+
+fn pin() -> Pin {
+    Pin::parse("424242").unwrap()
+}
+
+/// A session made at `created` (seconds), with clients and the ends of their grants.
+pub(crate) fn stored(session: &str, created: u64, clients: &[(&str, u64)]) -> StoredSession {
+    let joined =
+        clients.iter().map(|(client_id, expires_at)| StoredClient::Joined { client_id: (*client_id).into(), expires_at: *expires_at });
+    StoredSession {
+        id: id(session),
+        pin: pin(),
+        type_name: "gone".into(),
+        created_at: created * 1000,
+        clients: std::iter::once(StoredClient::Foreign(serde_json::Value::Null)).chain(joined).collect(),
+        revision: 0,
+        rest: None,
+    }
+}
+
+impl Place {
+    /// All runs on this thread, whose time is the place's.
+    pub(crate) fn with(sessions: impl IntoIterator<Item = StoredSession>) -> Self {
+        TIME.set(NOW);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let pool = Pool::start(runtime.handle().clone()).unwrap();
+        let (store, _) = crate::store::open("memory:", std::path::Path::new("/"), DAY, NOW).unwrap();
+        let sessions: Vec<_> = sessions.into_iter().map(Arc::new).collect();
+        for session in &sessions {
+            runtime.block_on(store.apply(Change::Create(session.clone()))).unwrap();
+        }
+        let manager = Manager::new(Catalog::default(), sessions, |manager| World {
+            pool,
+            broker: Arc::new(NoBroker),
+            store: store as Arc<dyn Store>,
+            clock: Clock::of(|| UNIX_EPOCH + Duration::from_secs(TIME.get())),
+            grant_ttl: DAY,
+            id_digits: 6,
+            pin_digits: 6,
+            manager,
+            counts: Counts::default(),
+        });
+        Self { manager, runtime }
+    }
+
+    pub(crate) fn set_time(&self, seconds: u64) {
+        TIME.set(seconds);
+    }
+
+    pub(crate) fn join(&self, session: &str, client: &str) -> Result<(), Refused> {
+        let joining = self.manager.join(Some(id(session)), Some(pin()), client.to_owned(), Caller::host());
+        self.runtime.block_on(joining).map(drop)
+    }
+
+    pub(crate) fn close(&self, session: &str) {
+        self.runtime.block_on(self.manager.close(id(session), CloseReason::Requested, Caller::host())).unwrap();
+    }
+
+    pub(crate) fn end_expired_grants(&self) {
+        self.runtime.block_on(self.manager.end_expired_grants()).unwrap();
+    }
+}
