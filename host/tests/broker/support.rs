@@ -8,7 +8,7 @@ use std::{
 };
 
 use conductor_host::{
-    broker::{Admission, Admitted, Broker, ConnectRequest, EmbeddedBroker, Events, Limits, Message, Refusal},
+    broker::{Admission, Admitted, Broker, ConnectRequest, EmbeddedBroker, Endpoints, Events, Limits, Message, Refusal},
     sessions::SessionId,
     tokens::grant::Grant,
 };
@@ -111,8 +111,9 @@ impl Host {
             before_telling: Mutex::default(),
         });
         let broker = EmbeddedBroker::new(limits);
-        let any = ["127.0.0.1:0".parse().unwrap()];
-        broker.serve(Arc::<TestAdmission>::clone(&admission), Arc::new(Recorder(sender)), &any, &any).await.unwrap();
+        let any = vec!["127.0.0.1:0".parse().unwrap()];
+        let wanted = Endpoints { tcp: any.clone(), websocket: any, ..Endpoints::default() };
+        broker.serve(Arc::<TestAdmission>::clone(&admission), Arc::new(Recorder(sender)), &wanted, None).await.unwrap();
         let endpoints = broker.endpoints();
         Self { broker, admission, tcp: endpoints.tcp[0], websocket: endpoints.websocket[0], told }
     }
