@@ -164,7 +164,7 @@ async fn an_address_that_is_taken_is_named() {
     assert_eq!(broker.endpoints(), Endpoints::default());
 }
 
-struct Deaf;
+pub(crate) struct Deaf;
 
 impl conductor_host::broker::Events for Deaf {
     fn message(&self, _: conductor_host::broker::Message) {}
