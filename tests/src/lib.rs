@@ -13,6 +13,7 @@ pub mod host;
 pub mod http;
 pub mod mosquitto;
 pub mod mqtt;
+pub mod tls;
 pub mod tools;
 
 use std::time::{Duration, Instant};

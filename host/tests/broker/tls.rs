@@ -25,8 +25,8 @@ use tokio_rustls::{
 
 use super::{
     host::Deaf,
-    raw::{ACCEPTED_4, connect},
-    support::{Host, soon},
+    raw::{ACCEPTED_4, connect, packet, text},
+    support::{Host, id, soon},
 };
 
 /// A certificate for `localhost`, and a client that trusts it.
@@ -133,6 +133,30 @@ async fn stalled_handshakes_stop_neither_others_nor_the_end() {
         ended(stream).await;
     }
     let _end = soon("the end of the device", device.read_to_end(&mut Vec::new())).await;
+}
+
+#[tokio::test]
+async fn long_messages_come_whole_to_a_slow_reader() {
+    let (tls, connector) = identity();
+    let host = Host::with_tls(Limits::default(), Some(tls)).await;
+    let mut device = enter(&connector, host.broker.endpoints().tls[0]).await;
+    device.write_all(&packet(0x82, &[&[0, 1][..], &text("/1/x"), &[0]].concat())).await.unwrap();
+    // Each is several records of TLS, and all are more than the buffers on the way hold while nothing is read.
+    let one = packet(0x30, &[&text("/1/x")[..], &[b'x'; 200_000]].concat());
+    let sending = async {
+        for _ in 0..50 {
+            let sent = host.broker.publish(id("1"), "/1/x", one[one.len() - 200_000..].to_vec().into(), 0, false).await;
+            sent.unwrap();
+        }
+    };
+    let mut suback = [0; 5];
+    soon("SUBACK", device.read_exact(&mut suback)).await.unwrap();
+    soon("all to be taken", sending).await;
+    for _ in 0..50 {
+        let mut heard = vec![0; one.len()];
+        soon("a message", device.read_exact(&mut heard)).await.unwrap();
+        assert!(heard == one, "{:02x?}", &heard[..20]);
+    }
 }
 
 #[tokio::test]
