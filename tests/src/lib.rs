@@ -14,6 +14,7 @@ pub mod http;
 pub mod jwt_plugin;
 pub mod mosquitto;
 pub mod mqtt;
+pub mod tls;
 pub mod tools;
 
 use std::time::{Duration, Instant};
