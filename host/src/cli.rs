@@ -8,7 +8,11 @@ use std::{
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{Flag, Mistakes, Settings, Warning, reference};
+use crate::{
+    config::{Flag, Mistakes, Settings, Warning, reference},
+    migrate,
+    sessions::clock::Clock,
+};
 
 /// The exit status for a wrong command line and for wrong settings.
 pub const WRONG_SETTINGS: u8 = 2;
@@ -55,6 +59,7 @@ enum Command {
     /// Checks or shows settings without starting anything.
     #[command(subcommand)]
     Config(ConfigCommand),
+    Migrate(migrate::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -128,6 +133,10 @@ pub fn start(
             Err(mistakes) => refuse(err, &mistakes),
         },
         Command::Config(ConfigCommand::Reference) => print(out, &reference(), 0),
+        Command::Migrate(arguments) => match migrate::run(&arguments, env, Clock::system().seconds(), out) {
+            Ok(()) => Next::Exit(0),
+            Err(failed) => print(err, &format!("{failed}\n"), failed.status()),
+        },
     }
 }
 
