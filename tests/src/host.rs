@@ -24,12 +24,14 @@ pub struct HostOptions {
     environment: Vec<(String, String)>,
     /// KiB of the disk that the state folder is, where it is one of its own.
     disk: Option<u32>,
+    /// Whether the folder has its settings file already.
+    written: bool,
 }
 
 impl Default for HostOptions {
     /// All ports chosen by the system, the store in the host's own folder, all types of the tests, logs at level trace.
     fn default() -> Self {
-        let mut options = Self { settings: BTreeMap::new(), environment: Vec::new(), disk: None };
+        let mut options = Self { settings: BTreeMap::new(), environment: Vec::new(), disk: None, written: false };
         for (key, value) in [
             ("admin.listen", "127.0.0.1:0"),
             ("iot.listen", "127.0.0.1:0"),
@@ -77,6 +79,13 @@ impl HostOptions {
     #[must_use]
     pub fn small_disk(mut self, kilobytes: u32) -> Self {
         self.disk = Some(kilobytes);
+        self
+    }
+
+    /// Runs on the `host.toml` that is in the folder already, whatever else is set here; the environment still counts.
+    #[must_use]
+    pub fn as_written(mut self) -> Self {
+        self.written = true;
         self
     }
 
@@ -352,7 +361,9 @@ fn spawn(folder: &Path, options: &HostOptions) -> Child {
     // Left by an earlier run.
     let _ = fs::remove_file(&ready);
     let settings = folder.join("host.toml");
-    fs::write(&settings, options.text()).expect("the settings can be written");
+    if !options.written {
+        fs::write(&settings, options.text()).expect("the settings can be written");
+    }
     let log = File::options().create(true).append(true).open(log_file(folder)).expect("the log can be opened");
     let mut command = match options.disk {
         None => command(&[]),

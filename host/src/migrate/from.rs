@@ -91,7 +91,7 @@ fn print(old: &Old, report: &Report, written: &[&Path], dry_run: bool, out: &mut
         writeln!(out, "  - {}", file.display())?;
     }
     write!(out, "{report}")?;
-    writeln!(out, "\n{}", if dry_run { "Dry run: nothing was written. This would be:" } else { "Written, readable by its owner alone" })?;
+    writeln!(out, "\n{}", if dry_run { "Dry run: nothing was written. This would be" } else { "Written, readable by its owner alone" })?;
     for file in written {
         writeln!(out, "  - {}", file.display())?;
     }

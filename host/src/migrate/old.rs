@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Failed,
-    python::{self, Assignment, Expression},
+    python::{self, Assignment, Expression, Variable},
 };
 
 /// The name of the file with sessions where the settings say no other.
@@ -34,8 +34,8 @@ pub(super) struct Old {
     pub(super) sessions: PathBuf,
     /// `settings.py`, and what it assigns.
     pub(super) settings: Option<(PathBuf, Vec<Assignment>)>,
-    /// `.env`: name, value, line.
-    pub(super) environment: Option<(PathBuf, Vec<(String, String, usize)>)>,
+    /// `.env`, and what it sets.
+    pub(super) environment: Option<(PathBuf, Vec<Variable>)>,
     /// The source of its MQTT client: host, port and transport of the broker, as far as they can be read.
     pub(super) link: Option<Link>,
     /// The private key, and whether it was named on the command line.
@@ -113,7 +113,7 @@ impl Link {
         let value = |name: &str| python::keyword(&text, name).map(|(_, value)| value);
         let tls = ["tls_context", "tls_params"].iter().any(|name| value(name).is_some_and(|value| value != Expression::None));
         let [hostname, port, transport] = ["hostname", "port", "transport"].map(value);
-        Ok(hostname.is_some().then(|| Self { file, hostname, port, transport, tls }))
+        Ok(hostname.is_some().then_some(Self { file, hostname, port, transport, tls }))
     }
 }
 

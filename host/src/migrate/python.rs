@@ -368,8 +368,11 @@ fn hexadecimal(rest: &mut Peekable<Chars<'_>>, digits: usize) -> Option<char> {
     u32::from_str_radix(&text, 16).ok().filter(|_| good).and_then(char::from_u32)
 }
 
-/// The lines `name=value` of an environment file: name, value, line. What is no such line is left out.
-pub(super) fn environment_file(text: &str) -> Vec<(String, String, usize)> {
+/// A line `name=value` of an environment file: name, value, line.
+pub(super) type Variable = (String, String, usize);
+
+/// The variables of an environment file. What is no such line is left out.
+pub(super) fn environment_file(text: &str) -> Vec<Variable> {
     let line = |(index, line): (usize, &str)| {
         let line = line.trim().trim_start_matches('\u{feff}');
         let line = line.strip_prefix("export ").unwrap_or(line);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     old::Old,
-    python::{Assignment, Expression},
+    python::{Assignment, Expression, Variable},
     report::Report,
 };
 
@@ -49,7 +49,7 @@ impl Value {
 pub(super) struct Settings<'a> {
     file: String,
     assignments: &'a [Assignment],
-    environment: Option<(String, &'a [(String, String, usize)])>,
+    environment: Option<(String, &'a [Variable])>,
     asked: Vec<String>,
 }
 

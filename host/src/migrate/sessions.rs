@@ -142,7 +142,8 @@ fn is_exact(number: &[u8]) -> bool {
     if text.contains(['.', 'e', 'E']) {
         return text.parse().ok() == value.as_f64();
     }
-    value.to_string() == text
+    // An integer that is too large becomes a fraction.
+    value.is_i64() || value.is_u64()
 }
 
 #[cfg(test)]

@@ -49,13 +49,10 @@ pub(super) fn run(
     }
     report.left.push("settings and key: the old program still has its own".into());
     let text = render(&sessions).map_err(|problem| Failed::Write { file: to.to_owned(), problem })?;
-    writeln!(out, "From the store {}", file.display())?;
-    write!(out, "{report}")?;
-    if arguments.dry_run {
-        writeln!(out, "\nDry run: nothing was written to {}", to.display())?;
-    } else {
+    if !arguments.dry_run {
         transfer::write_new(to, &text).map_err(|problem| Failed::Write { file: to.to_owned(), problem })?;
-        writeln!(out, "\nWritten: {}, readable by its owner alone", to.display())?;
     }
+    let end = if arguments.dry_run { "Dry run: nothing was written. This would be" } else { "Written, readable by its owner alone" };
+    write!(out, "Read\n  - {}\n{report}\n{end}\n  - {}\n", file.display(), to.display())?;
     Ok(out.flush()?)
 }
