@@ -79,7 +79,8 @@ CONDUCTOR_INTERFACES = {"default": DefaultConductor, "active": ActiveConductor, 
 
 fn python(script: &str, arguments: &[&Path]) -> Vec<String> {
     let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_str().unwrap()).collect();
-    let (code, lines) = Program::python(script, &[("jwt", "pyjwt"), ("cryptography", "cryptography")], &arguments).end();
+    let packages: &[(&str, &str)] = if script.contains("jwt") { &[("jwt", "pyjwt"), ("cryptography", "cryptography")] } else { &[] };
+    let (code, lines) = Program::python(script, packages, &arguments).end();
     assert_eq!(code, Some(0), "{lines:?}");
     lines
 }

@@ -97,3 +97,24 @@ fn print(old: &Old, report: &Report, written: &[&Path], dry_run: bool, out: &mut
     }
     Ok(out.flush()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_one_file_fails_those_before_it_are_taken_away_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let [first, second, third] = ["first", "second", "third"].map(|name| folder.path().join(name));
+        let good = |file: &Path| transfer::write_new(file, b"x");
+        for (kind, there) in [(io::ErrorKind::StorageFull, false), (io::ErrorKind::AlreadyExists, true)] {
+            let failing = |_: &Path| Err(kind.into());
+            let failed = write(&[(&first, &good), (&second, &failing), (&third, &good)]).unwrap_err();
+            assert_eq!(matches!(failed, Failed::Exists(_)), there);
+            assert!(failed.to_string().contains("second"), "{failed}");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        }
+        write(&[(&first, &good), (&second, &good)]).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+}

@@ -56,3 +56,62 @@ pub fn read_at_rest(file: &Path, granted_until: u64) -> Result<Option<Vec<Arc<St
     let sessions = format::parse(&text, granted_until).map_err(|problem| OpenError::Unusable { file: target, problem })?;
     Ok(Some(sessions.into_values().collect()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use super::*;
+    use crate::store::{
+        contract::{session, wait},
+        lock::LockError,
+        open,
+    };
+
+    #[test]
+    fn a_file_that_is_there_is_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sessions.json");
+        fs::write(&file, "mine").unwrap();
+        for refused in [create(&file, &[session("1")]), write_new(&file, b"new")] {
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        }
+        assert_eq!(fs::read(&file).unwrap(), b"mine");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("nowhere", folder.path().join("link")).unwrap();
+            assert!(write_new(&folder.path().join("link"), b"new").is_err());
+            assert!(!folder.path().join("nowhere").exists());
+        }
+    }
+
+    #[test]
+    fn what_is_created_opens_as_a_store_and_is_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sessions.json");
+        create(&file, &[session("1"), session("02")]).unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        let (_store, sessions) = open("json:sessions.json", folder.path(), Duration::ZERO, 0).unwrap();
+        assert_eq!(sessions.len(), 2);
+    }
+
+    #[test]
+    fn a_store_at_rest_is_read_and_nothing_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sessions.json");
+        assert!(read_at_rest(&file, 0).unwrap().is_none());
+        create(&file, &[session("1")]).unwrap();
+        assert_eq!(read_at_rest(&file, 0).unwrap().unwrap().len(), 1);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        let (store, _) = open("json:sessions.json", folder.path(), Duration::ZERO, 0).unwrap();
+        assert!(matches!(read_at_rest(&file, 0), Err(OpenError::Lock(LockError::Held { .. }))));
+        wait(store.shutdown());
+        fs::write(&file, "{").unwrap();
+        assert!(matches!(read_at_rest(&file, 0), Err(OpenError::Unusable { .. })));
+    }
+}
