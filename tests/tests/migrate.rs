@@ -283,6 +283,7 @@ fn a_dry_run_says_the_same_and_writes_nothing() {
     assert_eq!([everything(world.path()), everything(old.path())], before);
     let real = migrate_in(old.path(), &into, &[]);
     done(&real);
+    said(&real, "private_key.pem (mode 0644): if anybody may have, make a new key");
     same(&dry, &real);
     assert_eq!(everything(old.path()), before[1], "the source is only read");
     for (file, mode) in [("host.toml", 0o600), ("state/sessions.json", 0o600), ("state/token-key.pem", 0o600), ("state", 0o700)] {
