@@ -10,7 +10,11 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 mod token;
 
-use crate::config::{Flag, Mistakes, Settings, Warning, reference};
+use crate::{
+    config::{Flag, Mistakes, Settings, Warning, reference},
+    migrate,
+    sessions::clock::Clock,
+};
 
 /// The exit status for a wrong command line and for wrong settings.
 pub const WRONG_SETTINGS: u8 = 2;
@@ -60,6 +64,7 @@ enum Command {
     /// The key that signs tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
+    Migrate(migrate::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -134,6 +139,10 @@ pub fn start(
         },
         Command::Config(ConfigCommand::Reference) => print(out, reference().as_bytes(), 0),
         Command::Token(command) => token::run(command, env, out, err),
+        Command::Migrate(arguments) => match migrate::run(&arguments, env, Clock::system().seconds(), out) {
+            Ok(()) => Next::Exit(0),
+            Err(failed) => print(err, format!("{failed}\n").as_bytes(), failed.status()),
+        },
     }
 }
 

@@ -28,12 +28,14 @@ pub struct HostOptions {
     disk: Option<u32>,
     /// Whom clients of listeners over TLS trust.
     trust: Option<Trust>,
+    /// Whether the folder has its settings file already.
+    written: bool,
 }
 
 impl Default for HostOptions {
     /// All ports chosen by the system, the store in the host's own folder, all types of the tests, logs at level trace.
     fn default() -> Self {
-        let mut options = Self { settings: BTreeMap::new(), environment: Vec::new(), disk: None, trust: None };
+        let mut options = Self { settings: BTreeMap::new(), environment: Vec::new(), disk: None, trust: None, written: false };
         for (key, value) in [
             ("admin.listen", "127.0.0.1:0"),
             ("iot.listen", "127.0.0.1:0"),
@@ -97,6 +99,13 @@ impl HostOptions {
     /// Whether a setting is this, as TOML text.
     fn is(&self, section: &str, name: &str, value: &str) -> bool {
         self.settings.get(&(section.to_owned(), name.to_owned())).is_some_and(|set| set == value)
+    }
+
+    /// Runs on the `host.toml` that is in the folder already, whatever else is set here; the environment still counts.
+    #[must_use]
+    pub fn as_written(mut self) -> Self {
+        self.written = true;
+        self
     }
 
     fn text(&self) -> String {
@@ -408,7 +417,9 @@ fn spawn(folder: &Path, options: &HostOptions) -> Child {
     // Left by an earlier run.
     let _ = fs::remove_file(&ready);
     let settings = folder.join("host.toml");
-    fs::write(&settings, options.text()).expect("the settings can be written");
+    if !options.written {
+        fs::write(&settings, options.text()).expect("the settings can be written");
+    }
     let log = File::options().create(true).append(true).open(log_file(folder)).expect("the log can be opened");
     let mut command = match options.disk {
         None => command(&[]),

@@ -4,7 +4,7 @@
 use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -60,6 +60,20 @@ impl Disk for RealDisk {
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
+}
+
+/// Puts a whole file where none was, for its owner alone, durable when this returns. The folder must be there.
+pub(super) fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = folder_of(path);
+    // Of mode 0600 from its creation.
+    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path).map_err(|error| error.error)?;
+    sync_folder(folder).inspect_err(|_| {
+        // As far as possible: what is not durable is not there.
+        let _ = fs::remove_file(path);
+    })
 }
 
 /// The folder that `path` is in.

@@ -4,7 +4,7 @@
 //! FILE, sync, rename, sync of the folder, and only then the answers. So FILE is whole at every moment, and holds what was
 //! acknowledged. A write that fails refuses its changes and takes them back.
 
-mod format;
+pub(super) mod format;
 #[cfg(test)]
 mod tests;
 
@@ -121,7 +121,7 @@ fn resolve(file: &Path) -> io::Result<PathBuf> {
 }
 
 /// The content; nothing where there is no file.
-fn read(target: &Path) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn read(target: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::metadata(target) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

@@ -49,6 +49,14 @@ impl StateLock {
         create_folder(dir).map_err(|source| LockError::Io { what, path: dir.into(), lock_file: lock_file.clone(), source })?;
         FileLock::acquire(what, dir, lock_file).map(Self)
     }
+
+    /// As [`StateLock::acquire`], but makes nothing: no lock where there is no lock file, since then no host has been there.
+    ///
+    /// # Errors
+    /// As [`StateLock::acquire`].
+    pub fn if_used(dir: &Path) -> Result<Option<Self>, LockError> {
+        Ok(FileLock::if_used("state folder", dir, dir.join("lock"))?.map(Self))
+    }
 }
 
 /// A locked file.
@@ -63,6 +71,14 @@ impl Drop for FileLock {
 }
 
 impl FileLock {
+    /// Locks `lock_file` where it is there; where it is not, nobody has it and nothing is made.
+    pub(super) fn if_used(what: &'static str, path: &Path, lock_file: PathBuf) -> Result<Option<Self>, LockError> {
+        if lock_file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Ok(None);
+        }
+        Self::acquire(what, path, lock_file).map(Some)
+    }
+
     /// Locks `lock_file` in the name of `path`.
     pub(super) fn acquire(what: &'static str, path: &Path, lock_file: PathBuf) -> Result<Self, LockError> {
         // The file is never removed: a process that waits on a removed one and a process that makes a new one would both succeed.
@@ -107,6 +123,17 @@ mod tests {
             use std::os::unix::fs::PermissionsExt;
             assert_eq!(state.metadata().unwrap().permissions().mode() & 0o777, 0o700);
         }
+    }
+
+    #[test]
+    fn a_lock_that_is_only_looked_for_makes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        assert!(StateLock::if_used(&state).unwrap().is_none() && !state.exists());
+        let lock = StateLock::acquire(&state).unwrap();
+        assert!(matches!(StateLock::if_used(&state), Err(LockError::Held { .. })));
+        drop(lock);
+        assert!(StateLock::if_used(&state).unwrap().is_some());
     }
 
     #[test]

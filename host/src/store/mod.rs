@@ -12,6 +12,7 @@ mod faults;
 mod json;
 pub mod lock;
 mod memory;
+pub mod transfer;
 
 use std::{
     fmt, io,

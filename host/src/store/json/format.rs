@@ -26,7 +26,7 @@ use std::{
 
 use serde::{
     Serialize, Serializer,
-    de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor},
+    de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor},
     ser::{SerializeMap, SerializeSeq},
 };
 use serde_json::{Map, Number, Value};
@@ -40,28 +40,47 @@ const KEYS: [&str; 6] = ["id", "pin", "type", "clients", "created_at", "expires"
 /// The last moment that RFC 3339 can say, in milliseconds since the Unix epoch.
 const LAST_TIME: u64 = 253_402_300_799_999;
 
-/// The sessions in `bytes`, or what is wrong and where.
-pub(super) fn parse(bytes: &[u8], granted_until: u64) -> Result<Sessions, String> {
+/// The sessions in `bytes`, or the first thing that is wrong and where.
+pub(in crate::store) fn parse(bytes: &[u8], granted_until: u64) -> Result<Sessions, String> {
+    read(bytes, granted_until, None)
+}
+
+/// As [`parse`], but a session that is not understood does not hide the next one: all that is wrong is told.
+pub(in crate::store) fn parse_all(bytes: &[u8], granted_until: u64) -> Result<Sessions, Vec<String>> {
+    let mut problems = Vec::new();
+    match read(bytes, granted_until, Some(&mut problems)) {
+        Ok(sessions) if problems.is_empty() => Ok(sessions),
+        Ok(_) => Err(problems),
+        Err(problem) => {
+            problems.push(problem);
+            Err(problems)
+        }
+    }
+}
+
+fn read(bytes: &[u8], granted_until: u64, problems: Option<&mut Vec<String>>) -> Result<Sessions, String> {
     match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'{') => {}
         None => return Err("it is empty, where a JSON object of sessions was expected (`{}` for none)".into()),
         Some(_) => return Err("line 1: expected a JSON object of sessions, which begins with `{`".into()),
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let file = File { granted_until, types: HashSet::new() };
+    let file = File { granted_until, types: HashSet::new(), problems };
     let sessions = json.deserialize_map(file).map_err(|error| error.to_string())?;
     json.end().map_err(|error| format!("something follows the JSON object: {error}"))?;
     Ok(sessions)
 }
 
 /// Reads the outermost object, one session at a time.
-struct File {
+struct File<'a> {
     granted_until: u64,
     /// One copy of each type's name for all its sessions.
     types: HashSet<Arc<str>>,
+    /// Where to note a session that is not understood; without it reading ends there.
+    problems: Option<&'a mut Vec<String>>,
 }
 
-impl<'de> Visitor<'de> for File {
+impl<'de> Visitor<'de> for File<'_> {
     type Value = Sessions;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -71,22 +90,37 @@ impl<'de> Visitor<'de> for File {
     fn visit_map<A: MapAccess<'de>>(mut self, mut object: A) -> Result<Sessions, A::Error> {
         let mut sessions = Sessions::new();
         while let Some(key) = object.next_key::<String>()? {
-            let id = SessionId::parse(&key)
-                .ok_or_else(|| de::Error::custom(format!("{key:?} is not a session id, which is 1 to 12 decimal digits")))?;
-            let wrong = |problem| de::Error::custom(format!("session {id}: {problem}"));
-            let Value::Object(fields) = object.next_value_seed(Strict)? else {
-                return Err(wrong("expected a JSON object".into()));
+            let Some(id) = SessionId::parse(&key) else {
+                self.refuse(format!("{key:?} is not a session id, which is 1 to 12 decimal digits"))?;
+                object.next_value::<IgnoredAny>()?;
+                continue;
             };
-            let session = self.session(id, fields).map_err(wrong)?;
-            if sessions.insert(id, Arc::new(session)).is_some() {
-                return Err(wrong("it is there twice".into()));
+            let session = match object.next_value_seed(Strict)? {
+                Value::Object(fields) => self.session(id, fields),
+                _ => Err("expected a JSON object".into()),
+            };
+            let added = session.and_then(|session| match sessions.insert(id, Arc::new(session)) {
+                Some(_) => Err("it is there twice".into()),
+                None => Ok(()),
+            });
+            if let Err(problem) = added {
+                self.refuse(format!("session {id}: {problem}"))?;
             }
         }
         Ok(sessions)
     }
 }
 
-impl File {
+impl File<'_> {
+    /// Notes the problem, or ends with it.
+    fn refuse<E: de::Error>(&mut self, problem: String) -> Result<(), E> {
+        match &mut self.problems {
+            Some(problems) => problems.push(problem),
+            None => return Err(E::custom(problem)),
+        }
+        Ok(())
+    }
+
     fn session(&mut self, id: SessionId, mut fields: Map<String, Value>) -> Result<StoredSession, String> {
         // `shift_remove` keeps the order of what stays, which is written back.
         let [stored_id, pin, type_name, clients, created_at, expires] = KEYS.map(|key| fields.shift_remove(key));
@@ -216,7 +250,7 @@ impl<'de> Visitor<'de> for Strict {
 }
 
 /// Writes all sessions in the order of their ids, so that the same sessions give the same bytes.
-pub(super) fn render(to: impl io::Write, sessions: &Sessions) -> io::Result<()> {
+pub(in crate::store) fn render(to: impl io::Write, sessions: &Sessions) -> io::Result<()> {
     let pretty = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut json = serde_json::Serializer::with_formatter(to, pretty);
     let mut object = json.serialize_map(Some(sessions.len()))?;

@@ -1,0 +1,117 @@
+//! Sessions into and out of a store that no host works with: for commands, which have no use for an open store.
+//!
+//! Nothing here replaces a file.
+
+use std::{io, path::Path, sync::Arc};
+
+use super::{
+    OpenError, StoredSession,
+    disk::{self, beside},
+    json::{self, format},
+    lock::FileLock,
+};
+
+/// The sessions in the text of a `json:` store or of the reference's `session_data.json`, in the order of their ids. Clients without an
+/// expiry get `granted_until` (seconds since the Unix epoch).
+///
+/// # Errors
+/// All that is wrong, each with its session or its line. No text holds a pin.
+pub fn parse(text: &[u8], granted_until: u64) -> Result<Vec<Arc<StoredSession>>, Vec<String>> {
+    Ok(format::parse_all(text, granted_until)?.into_values().collect())
+}
+
+/// Puts sessions into a new file of a `json:` store: whole, for its owner alone, durable when this returns. Its folder must be there.
+///
+/// # Errors
+/// Where there is a file already, or it cannot be written.
+pub fn create(file: &Path, sessions: &[Arc<StoredSession>]) -> io::Result<()> {
+    let sessions = sessions.iter().map(|session| (session.id, Arc::clone(session))).collect();
+    let mut text = Vec::new();
+    format::render(&mut text, &sessions)?;
+    write_new(file, &text)
+}
+
+/// Puts a whole new file where none was, for its owner alone, durable when this returns. Its folder must be there.
+///
+/// # Errors
+/// Where there is a file already, or it cannot be written.
+pub fn write_new(file: &Path, content: &[u8]) -> io::Result<()> {
+    disk::write_new(file, content)
+}
+
+/// The sessions of the `json:` store in `file` while no host uses it, in the order of their ids; nothing where there is no such file.
+/// Neither the file nor anything beside it is changed.
+///
+/// # Errors
+/// Where a host uses the store, or the file cannot be read and understood.
+pub fn read_at_rest(file: &Path, granted_until: u64) -> Result<Option<Vec<Arc<StoredSession>>>, OpenError> {
+    let failed = |source| OpenError::Io { file: file.to_owned(), source };
+    let target = match file.canonicalize() {
+        Ok(target) => target,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let _lock = FileLock::if_used("store", &target, beside(&target, ".lock"))?;
+    let Some(text) = json::read(&target).map_err(failed)? else { return Ok(None) };
+    let sessions = format::parse(&text, granted_until).map_err(|problem| OpenError::Unusable { file: target, problem })?;
+    Ok(Some(sessions.into_values().collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use super::*;
+    use crate::store::{
+        contract::{session, wait},
+        lock::LockError,
+        open,
+    };
+
+    #[test]
+    fn a_file_that_is_there_is_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sessions.json");
+        fs::write(&file, "mine").unwrap();
+        for refused in [create(&file, &[session("1")]), write_new(&file, b"new")] {
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        }
+        assert_eq!(fs::read(&file).unwrap(), b"mine");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("nowhere", folder.path().join("link")).unwrap();
+            assert!(write_new(&folder.path().join("link"), b"new").is_err());
+            assert!(!folder.path().join("nowhere").exists());
+        }
+    }
+
+    #[test]
+    fn what_is_created_opens_as_a_store_and_is_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sessions.json");
+        create(&file, &[session("1"), session("02")]).unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        let (_store, sessions) = open("json:sessions.json", folder.path(), Duration::ZERO, 0).unwrap();
+        assert_eq!(sessions.len(), 2);
+    }
+
+    #[test]
+    fn a_store_at_rest_is_read_and_nothing_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sessions.json");
+        assert!(read_at_rest(&file, 0).unwrap().is_none());
+        create(&file, &[session("1")]).unwrap();
+        assert_eq!(read_at_rest(&file, 0).unwrap().unwrap().len(), 1);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        let (store, _) = open("json:sessions.json", folder.path(), Duration::ZERO, 0).unwrap();
+        assert!(matches!(read_at_rest(&file, 0), Err(OpenError::Lock(LockError::Held { .. }))));
+        wait(store.shutdown());
+        fs::write(&file, "{").unwrap();
+        assert!(matches!(read_at_rest(&file, 0), Err(OpenError::Unusable { .. })));
+    }
+}
