@@ -123,7 +123,7 @@ fn complete(answer: &[u8]) -> bool {
     length.is_none_or(|length: usize| body.len() >= length)
 }
 
-fn parse(answer: &[u8]) -> Response {
+pub(crate) fn parse(answer: &[u8]) -> Response {
     let text = String::from_utf8_lossy(answer);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {text:?}"));
     let mut lines = head.split("\r\n");

@@ -8,11 +8,15 @@
 #![cfg(unix)]
 
 pub mod artefacts;
+pub mod browser;
 pub mod certs;
+pub mod clients;
+pub mod curl;
 pub mod host;
 pub mod http;
 pub mod mosquitto;
 pub mod mqtt;
+pub mod nginx;
 pub mod tools;
 
 use std::time::{Duration, Instant};
