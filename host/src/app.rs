@@ -16,7 +16,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::{
     admission::TokenAdmission,
-    broker::{Broker, EmbeddedBroker, NoBroker},
+    broker::{Broker, EmbeddedBroker, Endpoints, NoBroker},
     conductors::{
         catalog::{Catalog, Plugin, Type},
         library::Libraries,
@@ -32,6 +32,7 @@ use crate::{
     },
     store::{self, lock::StateLock},
     tasks::MainLoop,
+    tls::Tls,
     tokens::{keys::SigningKey, signer::Signer},
 };
 
@@ -62,13 +63,13 @@ pub fn run(settings: &Settings, ready_file: Option<&Path>) -> u8 {
 }
 
 fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Result<u8, Failed> {
-    let mqtt = &settings.mqtt;
-    let listens_with_tls = settings.admin.tls || settings.iot.tls || !mqtt.tls_listen.is_empty() || !mqtt.websocket_tls_listen.is_empty();
-    if listens_with_tls || mqtt.broker == BrokerKind::External || settings.token.mode == TokenMode::None {
-        return Err("an external broker, TLS and token.mode = \"none\" are known and not available yet".into());
+    if settings.mqtt.broker == BrokerKind::External || settings.token.mode == TokenMode::None {
+        return Err("an external broker and token.mode = \"none\" are known and not available yet".into());
     }
     let clock = Clock::system();
     let _lock = StateLock::acquire(&settings.state.dir)?;
+    let tls = load_tls(settings, clock)?;
+    reload_on_hangup(runtime, tls.clone())?;
     if let Some(file) = ready_file {
         // Left by a host that was killed: nobody must take its addresses for ours.
         remove_ready_file(file)?;
@@ -101,6 +102,7 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
             username: settings.mqtt.username,
             mqtt_public_url: settings.mqtt.public_url.clone(),
             has_broker: embedded.is_some(),
+            iot_tls: settings.iot.tls,
             missing_plugins,
         });
         // All addresses are bound before the first connection is served.
@@ -108,7 +110,13 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
         let iot = serve::bind(&settings.iot.listen).await?;
         if let Some(embedded) = &embedded {
             let admission = Arc::new(TokenAdmission { manager: manager.clone(), signer });
-            embedded.serve(admission, manager.clone(), &settings.mqtt.listen, &settings.mqtt.websocket_listen).await?;
+            let wanted = Endpoints {
+                tcp: settings.mqtt.listen.clone(),
+                websocket: settings.mqtt.websocket_listen.clone(),
+                tls: settings.mqtt.tls_listen.clone(),
+                websocket_tls: settings.mqtt.websocket_tls_listen.clone(),
+            };
+            embedded.serve(admission, manager.clone(), &wanted, tls.clone()).await?;
         }
         let addresses = addresses(&admin, &iot, &*broker)?;
         manager.start();
@@ -116,8 +124,9 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
         let (stop_admin, stopping_admin) = watch::channel(false);
         let mqtt = embedded.as_ref().map(EmbeddedBroker::websocket_router);
         let (admin_router, iot_router) = (admin::router(ports.clone()), iot::router(ports.clone(), mqtt));
-        let admin = tokio::spawn(serve::serve(admin, admin_router, serve::Limits::trusted(), stopping_admin));
-        let iot = tokio::spawn(serve::serve(iot, iot_router, serve::Limits::public(), stopping.clone()));
+        let (admin_tls, iot_tls) = (tls.clone().filter(|_| settings.admin.tls), tls.filter(|_| settings.iot.tls));
+        let admin = tokio::spawn(serve::serve(admin, admin_router, serve::Limits::trusted(), admin_tls, stopping_admin));
+        let iot = tokio::spawn(serve::serve(iot, iot_router, serve::Limits::public(), iot_tls, stopping.clone()));
         let main_loop = tokio::spawn(periodic(&manager).run(stopping));
         let mut signals = Signals::new()?;
         if let Some(file) = ready_file {
@@ -152,6 +161,44 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
         }
         Ok(status)
     })
+}
+
+/// The certificate, where a listener asks for it.
+fn load_tls(settings: &Settings, clock: Clock) -> Result<Option<Arc<Tls>>, Failed> {
+    let Settings { admin, iot, mqtt, tls, .. } = settings;
+    let broker_asks = mqtt.broker == BrokerKind::Embedded && !(mqtt.tls_listen.is_empty() && mqtt.websocket_tls_listen.is_empty());
+    if !(admin.tls || iot.tls || broker_asks) {
+        return Ok(None);
+    }
+    let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else { return Err("TLS needs tls.cert and tls.key".into()) };
+    Ok(Some(Tls::load(cert, key, clock)?))
+}
+
+/// SIGHUP reads the certificate again. It is listened to in any case, since by default it would end the process.
+#[cfg(unix)]
+fn reload_on_hangup(runtime: &Runtime, tls: Option<Arc<Tls>>) -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let _context = runtime.enter();
+    let mut hangups = signal(SignalKind::hangup())?;
+    runtime.spawn(async move {
+        while hangups.recv().await.is_some() {
+            let Some(tls) = tls.clone() else {
+                tracing::info!("SIGHUP: there is no certificate to read again");
+                continue;
+            };
+            match tokio::task::spawn_blocking(move || tls.reload()).await {
+                Ok(Ok(())) => tracing::info!("SIGHUP: new connections get the certificate that was read now"),
+                Ok(Err(error)) => tracing::error!("SIGHUP: the certificate stays as it was: {error}"),
+                Err(error) => tracing::error!(%error, "SIGHUP: the certificate could not be read again"),
+            }
+        }
+    });
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn reload_on_hangup(_runtime: &Runtime, _tls: Option<Arc<Tls>>) -> io::Result<()> {
+    Ok(())
 }
 
 /// Loads the plugin of each type. What a type that is not required lacks is told beside.
@@ -246,6 +293,8 @@ fn addresses(admin: &[TcpListener], iot: &[TcpListener], broker: &dyn Broker) ->
         "iot": text(first(iot)?),
         "mqtt": text(endpoints.tcp.first().copied()),
         "mqtt_websocket": text(endpoints.websocket.first().copied()),
+        "mqtt_tls": text(endpoints.tls.first().copied()),
+        "mqtt_websocket_tls": text(endpoints.websocket_tls.first().copied()),
     }))
 }
 

@@ -11,4 +11,5 @@ pub mod logging;
 pub mod sessions;
 pub mod store;
 pub mod tasks;
+pub mod tls;
 pub mod tokens;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use conductor_host::{
-    broker::{Admission, Admitted, Broker, ConnectRequest, EmbeddedBroker, Events, Limits, Message, Refusal},
+    broker::{Admission, Admitted, Broker, ConnectRequest, EmbeddedBroker, Endpoints, Events, Limits, Message, Refusal},
     sessions::SessionId,
     tokens::grant::Grant,
 };
@@ -45,7 +45,7 @@ async fn a_broker_without_files_says_so_and_goes_on_when_there_are_some() {
     let limits = Limits { connect_time: Duration::from_secs(60), ..Limits::default() };
     let broker = EmbeddedBroker::new(limits);
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    broker.serve(Arc::new(All), Arc::new(All), &[any], &[]).await.unwrap();
+    broker.serve(Arc::new(All), Arc::new(All), &Endpoints { tcp: vec![any], ..Endpoints::default() }, None).await.unwrap();
     let address = broker.endpoints().tcp[0];
     let before = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: before.maximum }).unwrap();

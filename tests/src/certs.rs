@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
 
 /// An authority that nobody trusts but who is given its certificate.
 #[derive(Debug)]
@@ -64,8 +64,18 @@ impl Authority {
     /// When it cannot be made or written.
     #[must_use]
     pub fn issue(&self, folder: &Path, name: &str, hosts: &[&str]) -> Identity {
+        self.issue_between(folder, name, hosts, 1975, 4096)
+    }
+
+    /// As [`Authority::issue`], good from the beginning of one year to that of another.
+    ///
+    /// # Panics
+    /// As [`Authority::issue`].
+    #[must_use]
+    pub fn issue_between(&self, folder: &Path, name: &str, hosts: &[&str], from: i32, until: i32) -> Identity {
         let mut params = CertificateParams::new(hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>()).expect("names");
         params.distinguished_name.push(DnType::CommonName, name);
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(until, 1, 1));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().expect("a key");
         let cert = params.signed_by(&key, &self.issuer).expect("a certificate");

@@ -13,7 +13,9 @@ use tempfile::TempDir;
 
 use crate::{
     artefacts,
+    certs::Identity,
     http::{self, Response},
+    tls::Trust,
     until,
 };
 
@@ -24,12 +26,14 @@ pub struct HostOptions {
     environment: Vec<(String, String)>,
     /// KiB of the disk that the state folder is, where it is one of its own.
     disk: Option<u32>,
+    /// Whom clients of listeners over TLS trust.
+    trust: Option<Trust>,
 }
 
 impl Default for HostOptions {
     /// All ports chosen by the system, the store in the host's own folder, all types of the tests, logs at level trace.
     fn default() -> Self {
-        let mut options = Self { settings: BTreeMap::new(), environment: Vec::new(), disk: None };
+        let mut options = Self { settings: BTreeMap::new(), environment: Vec::new(), disk: None, trust: None };
         for (key, value) in [
             ("admin.listen", "127.0.0.1:0"),
             ("iot.listen", "127.0.0.1:0"),
@@ -80,6 +84,21 @@ impl HostOptions {
         self
     }
 
+    /// Listens for MQTT over TLS and for WebSocket over TLS, too, with this certificate; clients are those that trust so.
+    #[must_use]
+    pub fn tls(mut self, identity: &Identity, trust: Trust) -> Self {
+        self.trust = Some(trust);
+        self.set("tls.cert", json!(identity.cert))
+            .set("tls.key", json!(identity.key))
+            .set("mqtt.tls_listen", json!("127.0.0.1:0"))
+            .set("mqtt.websocket_tls_listen", json!("127.0.0.1:0"))
+    }
+
+    /// Whether a setting is this, as TOML text.
+    fn is(&self, section: &str, name: &str, value: &str) -> bool {
+        self.settings.get(&(section.to_owned(), name.to_owned())).is_some_and(|set| set == value)
+    }
+
     fn text(&self) -> String {
         let mut text = String::new();
         let mut last = "";
@@ -105,6 +124,10 @@ pub struct Host {
     pub mqtt: Option<SocketAddr>,
     /// MQTT over WebSocket on a port of its own, if it listens.
     pub mqtt_websocket: Option<SocketAddr>,
+    /// MQTT over TLS, if it listens.
+    pub mqtt_tls: Option<SocketAddr>,
+    /// MQTT over WebSocket over TLS on a port of its own, if it listens.
+    pub mqtt_websocket_tls: Option<SocketAddr>,
     options: HostOptions,
     folder: TempDir,
     child: Child,
@@ -137,7 +160,8 @@ impl Host {
     pub fn start_in(folder: TempDir, options: HostOptions) -> Self {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let child = spawn(folder.path(), &options);
-        let mut host = Self { admin: nowhere, iot: nowhere, mqtt: None, mqtt_websocket: None, options, folder, child };
+        let (mqtt, mqtt_websocket, mqtt_tls, mqtt_websocket_tls) = (None, None, None, None);
+        let mut host = Self { admin: nowhere, iot: nowhere, mqtt, mqtt_websocket, mqtt_tls, mqtt_websocket_tls, options, folder, child };
         host.wait_ready();
         host
     }
@@ -194,6 +218,7 @@ impl Host {
         self.admin = address("admin").expect("the ready file names the admin port");
         self.iot = address("iot").expect("the ready file names the IoT port");
         (self.mqtt, self.mqtt_websocket) = (address("mqtt"), address("mqtt_websocket"));
+        (self.mqtt_tls, self.mqtt_websocket_tls) = (address("mqtt_tls"), address("mqtt_websocket_tls"));
     }
 
     /// Asks the host to end and waits for it.
@@ -211,8 +236,20 @@ impl Host {
     /// # Panics
     /// When the signal cannot be sent.
     pub fn signal_to_end(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Tells it to read its certificate again (SIGHUP), and does not wait.
+    ///
+    /// # Panics
+    /// When the signal cannot be sent.
+    pub fn signal_to_reload(&self) {
+        self.signal(rustix::process::Signal::HUP);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a child can be signalled");
+        rustix::process::kill_process(pid, signal).expect("a child can be signalled");
     }
 
     /// Waits for its end.
@@ -253,9 +290,28 @@ impl Host {
         self.folder().join("state/sessions.json")
     }
 
+    /// Whom its clients trust.
+    ///
+    /// # Panics
+    /// When it was started without TLS.
+    #[must_use]
+    pub fn trust(&self) -> &Trust {
+        self.options.trust.as_ref().expect("options with TLS")
+    }
+
     /// GET on the admin port.
     pub fn admin(&self, target: &str) -> Response {
-        http::get(self.admin, target)
+        self.send("admin", "GET", target, "")
+    }
+
+    /// A request to a port by HTTP or HTTPS, as its settings say.
+    fn send(&self, port: &str, method: &str, target: &str, body: &str) -> Response {
+        let to = if port == "admin" { self.admin } else { self.iot };
+        let headers: &[_] = if method == "POST" { &[("Content-Type", "application/json")] } else { &[] };
+        if self.options.is(port, "tls", "true") {
+            return self.trust().request(to, method, target, headers, body);
+        }
+        http::request(to, method, target, headers, body)
     }
 
     /// Creates a session of a type by `/api`.
@@ -289,7 +345,7 @@ impl Host {
 
     /// Joins with any body.
     pub fn join_raw(&self, body: &str) -> Response {
-        http::post(self.iot, "/api/joinSession", body)
+        self.send("iot", "POST", "/api/joinSession", body)
     }
 
     /// Asks the session's conductor by `/api`: the answer as JSON. `more` is further query text, `&params=…`.
@@ -300,7 +356,7 @@ impl Host {
     /// Asks the session's conductor by `/v1`.
     pub fn request(&self, session: &Session, method: &str, params: Value) -> Response {
         let body = json!({"method": method, "params": params});
-        http::post(self.admin, &format!("/v1/sessions/{}/requests", session.id), &body.to_string())
+        self.send("admin", "POST", &format!("/v1/sessions/{}/requests", session.id), &body.to_string())
     }
 
     /// The session as `/v1` shows it to the administrator.

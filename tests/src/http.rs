@@ -50,6 +50,11 @@ impl Response {
 /// # Panics
 /// When no complete answer comes.
 pub fn request(to: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Response {
+    raw(to, text(to, method, target, headers, body).as_bytes())
+}
+
+/// The text of such a request.
+pub(crate) fn text(to: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> String {
     let mut text = format!("{method} {target} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n");
     for (name, value) in headers {
         text += &format!("{name}: {value}\r\n");
@@ -57,7 +62,7 @@ pub fn request(to: SocketAddr, method: &str, target: &str, headers: &[(&str, &st
     if !body.is_empty() || method == "POST" {
         text += &format!("Content-Length: {}\r\n", body.len());
     }
-    raw(to, format!("{text}\r\n{body}").as_bytes())
+    format!("{text}\r\n{body}")
 }
 
 /// A GET without anything special.
@@ -123,6 +128,7 @@ fn complete(answer: &[u8]) -> bool {
     length.is_none_or(|length: usize| body.len() >= length)
 }
 
+/// The answer in these bytes, which must be whole.
 pub(crate) fn parse(answer: &[u8]) -> Response {
     let text = String::from_utf8_lossy(answer);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {text:?}"));

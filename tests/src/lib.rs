@@ -17,6 +17,7 @@ pub mod http;
 pub mod mosquitto;
 pub mod mqtt;
 pub mod nginx;
+pub mod tls;
 pub mod tools;
 
 use std::time::{Duration, Instant};

@@ -10,7 +10,7 @@ use std::{
 use rumqttc::{mqttbytes::v4, v5, v5::mqttbytes::v5 as v5packets};
 use tokio::runtime::Runtime;
 
-use crate::{Host, PATIENCE, Session};
+use crate::{Host, PATIENCE, Session, tls::Trust};
 
 /// The version of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,9 +30,24 @@ pub enum Way {
     WebSocket,
     /// WebSocket at `/mqtt` on the IoT port.
     IotWebSocket,
+    /// MQTT over TLS.
+    Tls,
+    /// WebSocket over TLS at `/mqtt` on a port of its own.
+    WebSocketTls,
+    /// WebSocket over TLS at `/mqtt` on the IoT port.
+    IotWebSocketTls,
 }
 
-/// Each combination of version and way.
+impl Way {
+    fn is_websocket(self) -> bool {
+        !matches!(self, Self::Tcp | Self::Tls)
+    }
+}
+
+/// The ways over TLS.
+pub const EVERY_TLS_WAY: [Way; 3] = [Way::Tls, Way::WebSocketTls, Way::IotWebSocketTls];
+
+/// Each combination of version and way without TLS.
 pub const EVERY_WAY: [(Version, Way); 6] = [
     (Version::V311, Way::Tcp),
     (Version::V311, Way::WebSocket),
@@ -130,12 +145,15 @@ impl Mqtt {
     /// # Panics
     /// When nothing is said at all, or the host does not listen there.
     pub fn connect(host: &Host, version: Version, way: Way, credentials: &Credentials) -> Result<Self, String> {
-        let address = match way {
-            Way::Tcp => host.mqtt.expect("the host listens for MQTT"),
-            Way::WebSocket => host.mqtt_websocket.expect("the host listens for WebSocket"),
-            Way::IotWebSocket => host.iot,
+        let (address, trust) = match way {
+            Way::Tcp => (host.mqtt.expect("the host listens for MQTT"), None),
+            Way::WebSocket => (host.mqtt_websocket.expect("the host listens for WebSocket"), None),
+            Way::IotWebSocket => (host.iot, None),
+            Way::Tls => (host.mqtt_tls.expect("the host listens for MQTT over TLS"), Some(host.trust())),
+            Way::WebSocketTls => (host.mqtt_websocket_tls.expect("the host listens for WebSocket over TLS"), Some(host.trust())),
+            Way::IotWebSocketTls => (host.iot, Some(host.trust())),
         };
-        Self::connect_to(address, version, way, credentials)
+        Self::connect_over(address, trust, version, way, credentials)
     }
 
     /// Connects to any broker.
@@ -146,12 +164,32 @@ impl Mqtt {
     /// # Panics
     /// When nothing is said at all.
     pub fn connect_to(address: SocketAddr, version: Version, way: Way, credentials: &Credentials) -> Result<Self, String> {
+        Self::connect_over(address, None, version, way, credentials)
+    }
+
+    /// Connects to any broker, over TLS where it is said whom to trust.
+    ///
+    /// # Errors
+    /// As [`Mqtt::connect`].
+    ///
+    /// # Panics
+    /// When nothing is said at all.
+    pub fn connect_over(
+        address: SocketAddr,
+        trust: Option<&Trust>,
+        version: Version,
+        way: Way,
+        credentials: &Credentials,
+    ) -> Result<Self, String> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let (sender, told) = mpsc::channel();
-        let (address, port) = match way {
-            Way::Tcp => (address.ip().to_string(), address.port()),
+        // The library's own TLS is one that must not be used.
+        let address = trust.map_or(Ok(address), |trust| trust.tunnel(&runtime, address))?;
+        let (address, port) = if way.is_websocket() {
             // The library takes the port out of the URL.
-            Way::WebSocket | Way::IotWebSocket => (format!("ws://{address}/mqtt"), 0),
+            (format!("ws://{address}/mqtt"), 0)
+        } else {
+            (address.ip().to_string(), address.port())
         };
         let client = match version {
             Version::V311 => Client::V311(connect_v311(&runtime, sender, address, port, way, credentials)),
@@ -340,7 +378,7 @@ fn connect_v311(
 ) -> rumqttc::AsyncClient {
     let mut options = rumqttc::MqttOptions::new(&credentials.client_id, address, port);
     options.set_credentials(&credentials.username, &credentials.password).set_keep_alive(KEEP_ALIVE).set_clean_session(credentials.clean);
-    if way != Way::Tcp {
+    if way.is_websocket() {
         options.set_transport(rumqttc::Transport::Ws);
     }
     if let Some((topic, payload, retain)) = &credentials.will {
@@ -382,7 +420,7 @@ fn connect_v5(runtime: &Runtime, told: Sender<Told>, address: String, port: u16,
     if !credentials.clean {
         options.set_session_expiry_interval(Some(3600));
     }
-    if way != Way::Tcp {
+    if way.is_websocket() {
         options.set_transport(rumqttc::Transport::Ws);
     }
     if let Some((topic, payload, retain)) = &credentials.will {

@@ -83,6 +83,7 @@ fn paho_and_this_client_understand_each_other() {
             Way::Tcp => (host.mqtt.unwrap(), "tcp"),
             Way::WebSocket => (host.mqtt_websocket.unwrap(), "websockets"),
             Way::IotWebSocket => (host.iot, "websockets"),
+            Way::Tls | Way::WebSocketTls | Way::IotWebSocketTls => unreachable!("the ways are those without TLS"),
         };
         let port = address.port().to_string();
         let number = if version == Version::V5 { "5" } else { "311" };

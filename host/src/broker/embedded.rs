@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     sessions::{SessionId, clock::Clock},
+    tls::Tls,
     tokens::grant::{self, Grant},
 };
 
@@ -138,33 +139,46 @@ impl EmbeddedBroker {
         })
     }
 
-    /// Binds every address (port 0 takes any free one; [`Broker::endpoints`] tells which) and serves until
+    /// Binds every address that is `wanted` (port 0 takes any free one; [`Broker::endpoints`] tells which) and serves until
     /// [`Broker::shutdown`]. `/mqtt` of [`Self::websocket_router`] is served from here on too. To be called once.
     ///
     /// # Errors
-    /// When an address cannot be bound: then nothing listens. When it was called before.
+    /// When an address cannot be bound, and when one over TLS is wanted without a certificate: then nothing listens. When it was
+    /// called before.
     pub async fn serve(
         self: &Arc<Self>,
         admission: Arc<dyn Admission>,
         events: Arc<dyn Events>,
-        tcp: &[SocketAddr],
-        websocket: &[SocketAddr],
+        wanted: &Endpoints,
+        tls: Option<Arc<Tls>>,
     ) -> io::Result<()> {
-        let (tcp, tcp_addresses) = listen::bind(tcp).await?;
-        let (websocket, websocket_addresses) = listen::bind(websocket).await?;
+        if tls.is_none() && !(wanted.tls.is_empty() && wanted.websocket_tls.is_empty()) {
+            return Err(io::Error::other("MQTT over TLS needs a certificate"));
+        }
+        let (tcp, tcp_addresses) = listen::bind(&wanted.tcp).await?;
+        let (websocket, websocket_addresses) = listen::bind(&wanted.websocket).await?;
+        let (over_tls, tls_addresses) = listen::bind(&wanted.tls).await?;
+        let (websocket_over_tls, websocket_tls_addresses) = listen::bind(&wanted.websocket_tls).await?;
         if self.seams.set(Seams { admission, events }).is_err() {
             return Err(io::Error::other("the MQTT broker is already serving"));
         }
-        *lock(&self.endpoints) = Endpoints { tcp: tcp_addresses, websocket: websocket_addresses, ..Endpoints::default() };
+        *lock(&self.endpoints) =
+            Endpoints { tcp: tcp_addresses, websocket: websocket_addresses, tls: tls_addresses, websocket_tls: websocket_tls_addresses };
         let mut tasks = lock(&self.tasks);
-        tasks.extend(tcp.into_iter().map(|listener| tokio::spawn(listen::accept(Arc::clone(self), listener, listen::tcp))));
-        let router = self.websocket_router();
-        tasks.extend(websocket.into_iter().map(|listener| {
-            let router = router.clone();
-            tokio::spawn(listen::accept(Arc::clone(self), listener, move |broker, stream, peer| {
-                listen::websocket(broker, stream, peer, router.clone())
-            }))
-        }));
+        for (listeners, tls) in [(tcp, None), (over_tls, tls.clone())] {
+            tasks.extend(listeners.into_iter().map(|listener| {
+                let tls = tls.clone();
+                let serve = move |broker, stream, peer| listen::tcp(broker, stream, peer, tls.clone());
+                tokio::spawn(listen::accept(Arc::clone(self), listener, serve))
+            }));
+        }
+        for (listeners, tls) in [(websocket, None), (websocket_over_tls, tls)] {
+            tasks.extend(listeners.into_iter().map(|listener| {
+                let (router, tls) = (self.websocket_router(), tls.clone());
+                let serve = move |broker, stream, peer| listen::websocket(broker, stream, peer, router.clone(), tls.clone());
+                tokio::spawn(listen::accept(Arc::clone(self), listener, serve))
+            }));
+        }
         tasks.push(tokio::spawn(Arc::clone(self).housekeeping()));
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Listeners: MQTT over TCP, and WebSocket on a port of its own.
+//! Listeners: MQTT over TCP, and WebSocket on a port of its own; both over TLS as well.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -9,10 +9,15 @@ use axum::{
 };
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
-use super::{embedded::EmbeddedBroker, websocket};
+use super::{census::Place, embedded::EmbeddedBroker, websocket::Reserved};
+use crate::tls::{Inside, Tls};
 
 /// The pauses after a failed accept, from the first to the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -66,24 +71,59 @@ where
     }
 }
 
-/// MQTT over TCP.
-pub(super) fn tcp(broker: Arc<EmbeddedBroker>, stream: TcpStream, peer: SocketAddr) {
-    match broker.census.enter(peer) {
-        Ok(place) => drop(tokio::spawn(broker.connection(stream, peer, place))),
-        Err(limit) => tracing::debug!(%peer, limit, "closed without an answer"),
-    }
+/// MQTT over TCP, and over TLS where it is given.
+pub(super) fn tcp(broker: Arc<EmbeddedBroker>, stream: TcpStream, peer: SocketAddr, tls: Option<Arc<Tls>>) {
+    let Some(place) = enter(&broker, peer) else { return };
+    drop(match tls {
+        None => tokio::spawn(broker.connection(stream, peer, place)),
+        Some(tls) => tokio::spawn(async move {
+            if let Some(stream) = secured(&broker, &tls, Inside::Mqtt, stream, peer).await {
+                broker.connection(stream, peer, place).await;
+            }
+        }),
+    });
 }
 
-/// HTTP/1.1 for one request, which must ask for the upgrade; [`websocket`] takes it from there. The connection has a place of its own
+/// HTTP/1.1 for one request, which must ask for the upgrade; [`super::websocket`] takes it from there. The connection has a place of its own
 /// until then, so that idle ones count.
-pub(super) fn websocket(broker: Arc<EmbeddedBroker>, stream: TcpStream, peer: SocketAddr, router: Router) {
-    let place = match broker.census.enter(peer) {
-        Ok(place) => place,
-        Err(limit) => return tracing::debug!(%peer, limit, "closed without an answer"),
+pub(super) fn websocket(broker: Arc<EmbeddedBroker>, stream: TcpStream, peer: SocketAddr, router: Router, tls: Option<Arc<Tls>>) {
+    let Some(place) = enter(&broker, peer) else { return };
+    drop(match tls {
+        None => tokio::spawn(until_upgrade(broker, stream, peer, router, Reserved::new(place))),
+        Some(tls) => tokio::spawn(async move {
+            if let Some(stream) = secured(&broker, &tls, Inside::Http, stream, peer).await {
+                until_upgrade(broker, stream, peer, router, Reserved::new(place)).await;
+            }
+        }),
+    });
+}
+
+fn enter(broker: &EmbeddedBroker, peer: SocketAddr) -> Option<Place> {
+    broker.census.enter(peer).inspect_err(|limit| tracing::debug!(%peer, limit, "closed without an answer")).ok()
+}
+
+/// The handshake, which has as much time as CONNECT has after it. On the heap, where a connection that lives long costs least.
+async fn secured(
+    broker: &EmbeddedBroker,
+    tls: &Tls,
+    inside: Inside,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> Option<Box<TlsStream<TcpStream>>> {
+    let handshake = tls.accept(inside, stream, broker.limits.connect_time);
+    let done = tokio::select! {
+        done = handshake => done,
+        () = broker.stopped() => return None,
     };
+    done.inspect_err(|error| tracing::debug!(%peer, %error, "closed before it spoke TLS")).ok().map(Box::new)
+}
+
+async fn until_upgrade<S>(broker: Arc<EmbeddedBroker>, stream: S, peer: SocketAddr, router: Router, place: Reserved)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     // For the upgrade; CONNECT has the same time again.
     let in_time = broker.limits.connect_time;
-    let place = websocket::Reserved::new(place);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(place.clone());
@@ -96,14 +136,12 @@ pub(super) fn websocket(broker: Arc<EmbeddedBroker>, stream: TcpStream, peer: So
             Ok::<_, Infallible>(response)
         }
     });
-    drop(tokio::spawn(async move {
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(in_time).max_headers(32);
-        let serving = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        match tokio::time::timeout(in_time, serving).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "closed before its upgrade"),
-            Err(_) => tracing::debug!(%peer, "closed: no upgrade in time"),
-        }
-    }));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(in_time).max_headers(32);
+    let serving = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    match tokio::time::timeout(in_time, serving).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "closed before its upgrade"),
+        Err(_) => tracing::debug!(%peer, "closed: no upgrade in time"),
+    }
 }

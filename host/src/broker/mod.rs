@@ -105,7 +105,7 @@ pub enum Ended {
     TokenOnly,
 }
 
-/// Where devices reach the broker; only what is bound.
+/// Where devices reach the broker, or are to reach it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {
     /// Plain MQTT over TCP.

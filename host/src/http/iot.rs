@@ -80,11 +80,20 @@ fn mqtt(ports: &Ports) -> Value {
     }
     let endpoints = ports.manager.world().broker.endpoints();
     let mut told = json!({ "iot_websocket": { "path": "/mqtt" } });
+    if ports.iot_tls {
+        told["iot_websocket"]["tls"] = json!(true);
+    }
     if let Some(address) = endpoints.tcp.first() {
         told["tcp"] = json!({ "port": address.port() });
     }
     if let Some(address) = endpoints.websocket.first() {
         told["websocket"] = json!({ "port": address.port(), "path": "/mqtt" });
+    }
+    if let Some(address) = endpoints.tls.first() {
+        told["tls"] = json!({ "port": address.port() });
+    }
+    if let Some(address) = endpoints.websocket_tls.first() {
+        told["websocket_tls"] = json!({ "port": address.port(), "path": "/mqtt" });
     }
     if let Some(url) = &ports.mqtt_public_url {
         told["url"] = json!(url);

@@ -59,6 +59,8 @@ pub struct Ports {
     pub mqtt_public_url: Option<String>,
     /// Whether there is a broker at all.
     pub has_broker: bool,
+    /// Whether the IoT port speaks HTTPS.
+    pub iot_tls: bool,
     /// Plugins that did not load: type and reason.
     pub missing_plugins: Vec<String>,
 }

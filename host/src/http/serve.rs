@@ -1,4 +1,4 @@
-//! Serves a router on listeners, with limits on heads, time and connections, until told to stop.
+//! Serves a router on listeners, by HTTP or HTTPS, with limits on heads, time and connections, until told to stop.
 
 use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -12,12 +12,15 @@ use axum::{
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Semaphore, watch},
     task::JoinSet,
 };
 use tokio_io_timeout::TimeoutStream;
 use tower::Service;
+
+use crate::tls::{Inside, Tls};
 
 /// What a port lets its clients do.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +63,9 @@ impl Limits {
     }
 }
 
+/// How long a TLS handshake may take, before the time for a request's head begins.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
 /// How long what is in flight may take after the stop.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
@@ -76,12 +82,12 @@ pub async fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-/// Serves until `stop` becomes true; then takes no more connections, and gives what is in flight [`DRAIN`].
-pub async fn serve(listeners: Vec<TcpListener>, router: Router, limits: Limits, stop: watch::Receiver<bool>) {
+/// Serves until `stop` becomes true; then takes no more connections, and gives what is in flight [`DRAIN`]. With `tls` it is HTTPS.
+pub async fn serve(listeners: Vec<TcpListener>, router: Router, limits: Limits, tls: Option<Arc<Tls>>, stop: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        accepting.spawn(accept(listener, router.clone(), limits, places.clone(), stop.clone()));
+        accepting.spawn(accept(listener, router.clone(), limits, tls.clone(), places.clone(), stop.clone()));
     }
     while accepting.join_next().await.is_some() {}
     let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
@@ -90,7 +96,14 @@ pub async fn serve(listeners: Vec<TcpListener>, router: Router, limits: Limits, 
     }
 }
 
-async fn accept(listener: TcpListener, router: Router, limits: Limits, places: Arc<Semaphore>, mut stop: watch::Receiver<bool>) {
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    tls: Option<Arc<Tls>>,
+    places: Arc<Semaphore>,
+    mut stop: watch::Receiver<bool>,
+) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -99,7 +112,13 @@ async fn accept(listener: TcpListener, router: Router, limits: Limits, places: A
         };
         match accepted {
             Ok((stream, peer)) => match places.clone().try_acquire_owned() {
-                Ok(place) => drop(tokio::spawn(connection(stream, peer, router.clone(), limits, stop.clone(), place))),
+                Ok(place) => {
+                    let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
+                    drop(tokio::spawn(async move {
+                        connection(stream, peer, router, limits, tls, stop).await;
+                        drop(place);
+                    }));
+                }
                 Err(_) => tracing::debug!(%peer, "closed at once: too many connections"),
             },
             Err(error) => {
@@ -116,12 +135,28 @@ async fn connection(
     peer: SocketAddr,
     router: Router,
     limits: Limits,
+    tls: Option<Arc<Tls>>,
     mut stop: watch::Receiver<bool>,
-    place: OwnedSemaphorePermit,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "no TCP_NODELAY");
     }
+    let Some(tls) = tls else { return requests(stream, peer, router, limits, stop).await };
+    let secured = tokio::select! {
+        secured = tls.accept(Inside::Http, stream, HANDSHAKE) => secured,
+        () = stopped(&mut stop) => return,
+    };
+    match secured {
+        Ok(stream) => requests(stream, peer, router, limits, stop).await,
+        Err(error) => tracing::debug!(%peer, %error, "closed before it spoke TLS"),
+    }
+}
+
+/// Answers a connection's requests, until it ends or the stop comes between two of them.
+async fn requests<S>(stream: S, peer: SocketAddr, router: Router, limits: Limits, mut stop: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
     let mut stream = TimeoutStream::new(stream);
     // A client that does not read must not hold its place for ever; the wait for requests has a limit of its own.
     stream.set_write_timeout(Some(limits.write_time));
@@ -154,7 +189,6 @@ async fn connection(
     if let Err(error) = served {
         tracing::debug!(%peer, %error, "a connection ended with an error");
     }
-    drop(place);
 }
 
 /// One request: one line in the log, and what every answer carries. (Here and not in a layer of the router, which would cost a

@@ -186,6 +186,11 @@ fn thumbprint(jwk: &Jwk) -> Result<String, KeyProblem> {
 }
 
 fn load(path: &Path) -> Result<SigningKey, KeyProblem> {
+    SigningKey::from_pem(&read_private(path)?)
+}
+
+/// The text of a private key's file, where nobody else may read or change it.
+pub(crate) fn read_private(path: &Path) -> Result<Vec<u8>, KeyProblem> {
     let absent = |e: io::Error| if e.kind() == io::ErrorKind::NotFound { KeyProblem::Absent } else { KeyProblem::Read(e) };
     // Looked at before it is opened, since opening a pipe would wait for its writer.
     if !fs::metadata(path).map_err(absent)?.is_file() {
@@ -198,7 +203,7 @@ fn load(path: &Path) -> Result<SigningKey, KeyProblem> {
     if text.len() as u64 > MAX_FILE {
         return Err(KeyProblem::TooLarge);
     }
-    SigningKey::from_pem(&text)
+    Ok(text)
 }
 
 /// A folder in which others may rename files is as bad as a file they may write; a sticky one (`/tmp`) is not. Where the path
@@ -259,27 +264,48 @@ fn sync_folder(_folder: &Path) -> io::Result<()> {
 }
 
 fn parse(text: &[u8]) -> Result<Pair, KeyProblem> {
+    let (form, key) = private_key(text)?;
+    let der = key.contents();
+    match form {
+        Form::Pkcs8 => pkcs8(der),
+        Form::Pkcs1 => RsaKeyPair::from_der(der).map(Pair::Rsa).map_err(rsa_problem),
+        Form::Sec1 => {
+            EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_FIXED_SIGNING, der).map(Pair::P256).map_err(|_| ec_problem(der))
+        }
+    }
+}
+
+/// What is inside of a private key's PEM block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// `PRIVATE KEY`: of any kind, and it says of which.
+    Pkcs8,
+    /// `RSA PRIVATE KEY`.
+    Pkcs1,
+    /// `EC PRIVATE KEY`.
+    Sec1,
+}
+
+/// The one private key that is in a PEM text and not encrypted. What kind of key it is has not been looked at.
+pub(crate) fn private_key(text: &[u8]) -> Result<(Form, Pem), KeyProblem> {
     let mut keys = blocks(text)?.into_iter().filter(|block| block.tag() != "EC PARAMETERS");
     let (key, further) = (keys.next().ok_or(KeyProblem::NotPem)?, keys.next());
-    let der = key.contents();
     // Its older forms announce encryption in a header of their own, the newer one in its tag.
     if key.headers().iter().any(|(name, _)| name == "DEK-Info") {
         return Err(KeyProblem::Encrypted);
     }
-    let pair = match key.tag() {
-        "PRIVATE KEY" => pkcs8(der),
-        "RSA PRIVATE KEY" => RsaKeyPair::from_der(der).map(Pair::Rsa).map_err(rsa_problem),
-        "EC PRIVATE KEY" => {
-            EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_FIXED_SIGNING, der).map(Pair::P256).map_err(|_| ec_problem(der))
-        }
-        "ENCRYPTED PRIVATE KEY" => Err(KeyProblem::Encrypted),
-        "OPENSSH PRIVATE KEY" => Err(KeyProblem::OpenSsh),
-        tag if tag.ends_with("CERTIFICATE") => Err(KeyProblem::Certificate),
-        tag if tag.ends_with("PUBLIC KEY") => Err(KeyProblem::Public),
-        _ => Err(KeyProblem::Unsupported),
-    }?;
+    let form = match key.tag() {
+        "PRIVATE KEY" => Form::Pkcs8,
+        "RSA PRIVATE KEY" => Form::Pkcs1,
+        "EC PRIVATE KEY" => Form::Sec1,
+        "ENCRYPTED PRIVATE KEY" => return Err(KeyProblem::Encrypted),
+        "OPENSSH PRIVATE KEY" => return Err(KeyProblem::OpenSsh),
+        tag if tag.ends_with("CERTIFICATE") => return Err(KeyProblem::Certificate),
+        tag if tag.ends_with("PUBLIC KEY") => return Err(KeyProblem::Public),
+        _ => return Err(KeyProblem::Unsupported),
+    };
     match further.as_ref().map(Pem::tag) {
-        None => Ok(pair),
+        None => Ok((form, key)),
         Some(tag) if tag.ends_with("CERTIFICATE") => Err(KeyProblem::Certificate),
         Some(_) => Err(KeyProblem::Several),
     }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
-use conductor_host::broker::{Broker, BrokerError, EmbeddedBroker, Ended, Limits, NoBroker};
+use conductor_host::broker::{Broker, BrokerError, EmbeddedBroker, Ended, Endpoints, Limits, NoBroker};
 
 use super::{
     raw::{Connect, Raw, connect},
@@ -158,12 +158,13 @@ async fn shutdown_tells_clients_and_stops_listening() {
 async fn an_address_that_is_taken_is_named() {
     let host = Host::start().await;
     let broker = EmbeddedBroker::new(Limits::default());
-    let serve = broker.serve(Arc::clone(&host.admission) as Arc<_>, Arc::new(Deaf), &[host.tcp], &[]).await;
+    let wanted = Endpoints { tcp: vec![host.tcp], ..Endpoints::default() };
+    let serve = broker.serve(Arc::clone(&host.admission) as Arc<_>, Arc::new(Deaf), &wanted, None).await;
     assert!(serve.unwrap_err().to_string().contains(&host.tcp.to_string()));
-    assert_eq!(broker.endpoints(), conductor_host::broker::Endpoints::default());
+    assert_eq!(broker.endpoints(), Endpoints::default());
 }
 
-struct Deaf;
+pub(crate) struct Deaf;
 
 impl conductor_host::broker::Events for Deaf {
     fn message(&self, _: conductor_host::broker::Message) {}

@@ -9,4 +9,5 @@ mod limits;
 mod raw;
 mod sessions;
 mod support;
+mod tls;
 mod wire;

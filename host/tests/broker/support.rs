@@ -8,8 +8,9 @@ use std::{
 };
 
 use conductor_host::{
-    broker::{Admission, Admitted, Broker, ConnectRequest, EmbeddedBroker, Events, Limits, Message, Refusal},
+    broker::{Admission, Admitted, Broker, ConnectRequest, EmbeddedBroker, Endpoints, Events, Limits, Message, Refusal},
     sessions::SessionId,
+    tls::Tls,
     tokens::grant::Grant,
 };
 use tokio::sync::mpsc;
@@ -104,6 +105,11 @@ impl Host {
     }
 
     pub(crate) async fn with(limits: Limits) -> Self {
+        Self::with_tls(limits, None).await
+    }
+
+    /// Where TLS is given, it listens over TLS as well.
+    pub(crate) async fn with_tls(limits: Limits, tls: Option<Arc<Tls>>) -> Self {
         let (sender, told) = mpsc::unbounded_channel();
         let admission = Arc::new(TestAdmission {
             grants: Mutex::default(),
@@ -111,8 +117,10 @@ impl Host {
             before_telling: Mutex::default(),
         });
         let broker = EmbeddedBroker::new(limits);
-        let any = ["127.0.0.1:0".parse().unwrap()];
-        broker.serve(Arc::<TestAdmission>::clone(&admission), Arc::new(Recorder(sender)), &any, &any).await.unwrap();
+        let any = vec!["127.0.0.1:0".parse().unwrap()];
+        let over_tls = if tls.is_some() { any.clone() } else { Vec::new() };
+        let wanted = Endpoints { tcp: any.clone(), websocket: any, tls: over_tls.clone(), websocket_tls: over_tls };
+        broker.serve(Arc::<TestAdmission>::clone(&admission), Arc::new(Recorder(sender)), &wanted, tls).await.unwrap();
         let endpoints = broker.endpoints();
         Self { broker, admission, tcp: endpoints.tcp[0], websocket: endpoints.websocket[0], told }
     }
