@@ -30,17 +30,17 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Opens `tests/browser/page.html`, which runs these cases. The browser trusts the authorities that it came with, and the one in
-    /// the PEM file `ca`.
+    /// Opens `tests/browser/page.html`, which runs these cases. The browser trusts the authorities that it came with, and those
+    /// in these PEM files.
     ///
     /// # Panics
     /// When Chromium, its tools or the page's libraries are not installed.
     #[must_use]
-    pub fn open(ca: &Path, cases: &Value) -> Self {
+    pub fn open(authorities: &[&Path], cases: &Value) -> Self {
         let (sender, reports) = mpsc::channel();
         let page = serve(files(cases), sender);
         let folder = tempfile::tempdir().expect("a temporary folder");
-        trust(folder.path(), ca);
+        trust(folder.path(), authorities);
         let output = fs::File::create(folder.path().join("log")).expect("a log");
         let mut command = Command::new("chromium");
         command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]);
@@ -95,17 +95,21 @@ fn files(cases: &Value) -> Vec<Served> {
     ]
 }
 
-/// Puts the authority into the browser's list.
-fn trust(home: &Path, ca: &Path) {
+/// Puts the authorities into the browser's list.
+fn trust(home: &Path, authorities: &[&Path]) {
     let folder = home.join(".pki/nssdb");
     fs::create_dir_all(&folder).expect("a folder");
-    let database = format!("sql:{}", folder.display());
-    for arguments in [&["-N", "--empty-password"][..], &["-A", "-n", "test", "-t", "C,,", "-i", &ca.display().to_string()]] {
-        let ended = Command::new("certutil").args(["-d", &database]).args(arguments).output();
+    let certutil = |arguments: &[&str]| {
+        let ended = Command::new("certutil").arg("-d").arg(format!("sql:{}", folder.display())).args(arguments).output();
         let ended = ended.unwrap_or_else(|e| {
             panic!("certutil: {e}; install it (`apt-get install libnss3-tools`), or run `cargo xtask test`, which does")
         });
         assert!(ended.status.success(), "certutil: {}", String::from_utf8_lossy(&ended.stderr));
+    };
+    certutil(&["-N", "--empty-password"]);
+    for ca in authorities {
+        let name = ca.display().to_string();
+        certutil(&["-A", "-n", &name, "-t", "C,,", "-i", &name]);
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{Host, Session, artefacts, nginx::Nginx, tools::Program};
+use crate::{Host, HostOptions, Session, artefacts, certs::Authority, nginx::Nginx, tls::Trust, tools::Program};
 
 /// What is spoken behind a door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,36 +22,83 @@ pub enum Wire {
 
 /// A way in, as a device is told about it.
 #[derive(Clone, Debug)]
-pub struct Door {
+pub struct Door<'a> {
     /// For messages of the test.
     pub name: &'static str,
+    /// The host behind it.
+    pub host: &'a Host,
     /// What is spoken there.
     pub wire: Wire,
     /// Where to join.
     pub join: String,
     /// Where MQTT is.
     pub mqtt: SocketAddr,
+    /// The authority that its certificate is from.
+    pub ca: &'a Path,
 }
 
-impl Door {
-    fn new(name: &'static str, wire: Wire, iot: &str, mqtt: SocketAddr) -> Self {
-        Self { name, wire, join: format!("{iot}/api/joinSession"), mqtt }
+/// Two hosts with the same settings, but for TLS: one has nginx in front, the other has a certificate of its own.
+#[derive(Debug)]
+pub struct House {
+    behind: Host,
+    nginx: Nginx,
+    own: Host,
+    ca: PathBuf,
+}
+
+impl House {
+    /// Starts all of it.
+    ///
+    /// # Panics
+    /// When something does not start.
+    #[must_use]
+    pub fn open(options: &HostOptions) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let authority = Authority::new("the house's authority");
+        let (ca, identity) = (authority.write(folder.path()), authority.issue(folder.path(), "host", &["localhost", "127.0.0.1"]));
+        let over_tls = options.clone().tls(&identity, Trust::new(&authority)).set("iot.tls", json!(true));
+        let behind = Host::start(options.clone());
+        Self { nginx: Nginx::in_front_of(&behind), behind, own: Host::start_in(folder, over_tls), ca }
+    }
+
+    /// The authorities that the doors' certificates are from.
+    #[must_use]
+    pub fn authorities(&self) -> [&Path; 2] {
+        [&self.nginx.ca, &self.ca]
+    }
+
+    /// Its doors.
+    ///
+    /// # Panics
+    /// When a host does not listen where it was told to.
+    #[must_use]
+    pub fn doors(&self) -> Vec<Door<'_>> {
+        let listens = |address: Option<SocketAddr>| address.expect("the host listens there");
+        let own = |name, wire, mqtt| door(name, &self.own, wire, &format!("https://{}", self.own.iot), mqtt, &self.ca);
+        let mut doors = vec![
+            door("tcp", &self.behind, Wire::Tcp, &format!("http://{}", self.behind.iot), listens(self.behind.mqtt), &self.ca),
+            own("the host's tls", Wire::Tls, listens(self.own.mqtt_tls)),
+            own("the host's wss", Wire::Wss, listens(self.own.mqtt_websocket_tls)),
+            own("the host's IoT port with tls", Wire::Wss, self.own.iot),
+        ];
+        doors.extend(through(&self.nginx, &self.behind));
+        doors
     }
 }
 
-/// The doors of a host with this nginx in front.
-///
-/// # Panics
-/// When the host does not listen for MQTT.
+/// The doors of a host through nginx.
 #[must_use]
-pub fn doors(host: &Host, nginx: &Nginx) -> Vec<Door> {
-    let (plain, https) = (format!("http://{}", host.iot), format!("https://{}", nginx.iot));
-    vec![
-        Door::new("tcp", Wire::Tcp, &plain, host.mqtt.expect("the host listens for MQTT")),
-        Door::new("nginx, tls", Wire::Tls, &https, nginx.mqtt),
-        Door::new("nginx, wss", Wire::Wss, &https, nginx.iot),
-        Door::new("nginx, wss on 8883", Wire::Wss, &format!("https://{}", nginx.iot_8883), nginx.iot_8883),
+pub fn through<'a>(nginx: &'a Nginx, host: &'a Host) -> [Door<'a>; 3] {
+    let door = |name, wire, iot, mqtt| door(name, host, wire, &format!("https://{iot}"), mqtt, &nginx.ca);
+    [
+        door("nginx, wss", Wire::Wss, nginx.iot, nginx.iot),
+        door("nginx, wss on 8883", Wire::Wss, nginx.iot_8883, nginx.iot_8883),
+        door("nginx, tls", Wire::Tls, nginx.iot, nginx.mqtt),
     ]
+}
+
+fn door<'a>(name: &'static str, host: &'a Host, wire: Wire, iot: &str, mqtt: SocketAddr, ca: &'a Path) -> Door<'a> {
+    Door { name, host, wire, join: format!("{iot}/api/joinSession"), mqtt, ca }
 }
 
 /// A version of paho-mqtt for Python.
@@ -80,14 +127,14 @@ pub struct Habits {
 
 /// A Python program in `tests/clients`, running as such a device; its name is `device`.
 #[must_use]
-pub fn device(habits: Habits, paho: Paho, door: &Door, ca: &Path, session: &Session) -> Program {
+pub fn device(habits: Habits, paho: Paho, door: &Door<'_>, session: &Session) -> Program {
     let told = json!({
         "join": door.join, "host": door.mqtt.ip().to_string(), "port": door.mqtt.port(),
         "session": session.id, "pin": session.pin, "client": "device",
         "websocket": door.wire == Wire::Wss, "tls": door.wire != Wire::Tcp, "tls_1_2": habits.tls_1_2 && door.wire != Wire::Tcp,
         "client_id": habits.client_id, "username": habits.username, "qos": habits.qos,
     });
-    let mut environment = vec![("SSL_CERT_FILE", ca.to_owned()), ("NO_PROXY", "*".into())];
+    let mut environment = vec![("SSL_CERT_FILE", door.ca.to_owned()), ("NO_PROXY", "*".into())];
     if paho == Paho::One {
         let folder = folder("test-paho1");
         let install = format!("`pip install --target {} 'paho-mqtt>=1.6,<2'`", folder.display());

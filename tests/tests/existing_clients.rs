@@ -3,14 +3,11 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
 
-use std::path::Path;
-
 use conductor_tests::{
     Credentials, Host, HostOptions, Mqtt, Session, Version, Way,
     browser::Browser,
-    clients::{self, Door, Habits, Paho, Wire, said, words},
+    clients::{self, Door, Habits, House, Paho, Wire, said, words},
     mqtt::topic,
-    nginx::Nginx,
     until,
 };
 use serde_json::{Value, json};
@@ -26,8 +23,8 @@ const UNITY: Habits = Habits { name: "unity", client_id: "client", username: "cl
 const TABLE: &[(Habits, Paho, &[Wire])] =
     &[(PYTHON, Paho::One, &[Wire::Wss]), (PYTHON, Paho::Two, &[Wire::Wss]), (UNITY, Paho::Two, &[Wire::Tcp, Wire::Tls])];
 
-fn host(username: &str) -> Host {
-    Host::start(HostOptions::default().plugin("echo", "conductor_test_echo").set("mqtt.username", json!(username)))
+fn house(username: &str) -> House {
+    House::open(&HostOptions::default().plugin("echo", "conductor_test_echo").set("mqtt.username", json!(username)))
 }
 
 /// Another device of the session, which hears all of it.
@@ -39,11 +36,12 @@ fn other(host: &Host, session: &Session, username: &str) -> Mqtt {
 }
 
 /// A device comes in at the door, subscribes, and talks with another one in both directions.
-fn talk(host: &Host, door: &Door, ca: &Path, habits: Habits, paho: Paho) {
+fn talk(door: &Door<'_>, habits: Habits, paho: Paho) {
+    let host = door.host;
     let case = format!("{}, paho {paho:?}, {}", habits.name, door.name);
     let session = host.create("echo");
     let mut other = other(host, &session, if habits.username == "session" { &session.id } else { "other" });
-    let mut device = clients::device(habits, paho, door, ca, &session);
+    let mut device = clients::device(habits, paho, door, &session);
     assert_eq!(said(&device, "connected"), 0, "{case}");
     // All of the session, or one name; what fits both comes once for each, or once.
     for name in ["#", "ping"] {
@@ -67,38 +65,36 @@ fn talk(host: &Host, door: &Door, ca: &Path, habits: Habits, paho: Paho) {
 
 #[test]
 fn existing_devices_come_in_at_every_door() {
-    let host = host("client_id");
-    let nginx = Nginx::in_front_of(&host);
+    let house = house("client_id");
     let mut tried = 0;
-    for door in clients::doors(&host, &nginx) {
+    for door in house.doors() {
         for (habits, paho, wires) in TABLE {
             if wires.contains(&door.wire) {
-                talk(&host, &door, &nginx.ca, *habits, *paho);
+                talk(&door, *habits, *paho);
                 tried += 1;
             }
         }
     }
-    assert_eq!(tried, 6);
+    assert_eq!(tried, 11);
 }
 
 #[test]
 fn the_python_client_before_comes_in_by_the_sessions_id() {
-    let host = host("session_id");
-    let nginx = Nginx::in_front_of(&host);
-    let door = clients::doors(&host, &nginx).into_iter().find(|door| door.wire == Wire::Tcp).unwrap();
-    for paho in [Paho::One, Paho::Two] {
-        talk(&host, &door, &nginx.ca, PYTHON_BEFORE, paho);
+    let house = house("session_id");
+    for door in house.doors().iter().filter(|door| door.wire == Wire::Tcp) {
+        for paho in [Paho::One, Paho::Two] {
+            talk(door, PYTHON_BEFORE, paho);
+        }
     }
 }
 
 #[test]
 fn a_device_with_a_wrong_pin_takes_the_refusal_for_a_token_and_is_refused_again() {
-    let host = host("client_id");
-    let nginx = Nginx::in_front_of(&host);
-    let mut session = host.create("echo");
-    session.pin = if session.pin == "000000" { "000001" } else { "000000" }.into();
-    for door in clients::doors(&host, &nginx).iter().filter(|door| door.wire == Wire::Wss) {
-        let device = clients::device(PYTHON, Paho::One, door, &nginx.ca, &session);
+    let house = house("client_id");
+    for door in house.doors().iter().filter(|door| door.wire == Wire::Wss) {
+        let mut session = door.host.create("echo");
+        session.pin = if session.pin == "000000" { "000001" } else { "000000" }.into();
+        let device = clients::device(PYTHON, Paho::One, door, &session);
         // 4 is MQTT 3.1.1's: bad username or password.
         assert_eq!(said(&device, "connected"), 4, "{}", door.name);
     }
@@ -106,14 +102,13 @@ fn a_device_with_a_wrong_pin_takes_the_refusal_for_a_token_and_is_refused_again(
 
 #[test]
 fn pages_in_a_browser_come_in_at_every_door() {
-    let host = host("client_id");
-    let nginx = Nginx::in_front_of(&host);
-    let doors: Vec<_> = clients::doors(&host, &nginx).into_iter().filter(|door| door.wire == Wire::Wss).collect();
+    let house = house("client_id");
+    let doors = house.doors();
     let mut cases = Vec::new();
-    for door in &doors {
+    for door in doors.iter().filter(|door| door.wire == Wire::Wss) {
         for library in ["mqtt.js", "paho"] {
-            let session = host.create("echo");
-            let other = other(&host, &session, "other");
+            let session = door.host.create("echo");
+            let other = other(door.host, &session, "other");
             cases.push((format!("{library}, {}", door.name), library, door, session, other));
         }
     }
@@ -121,7 +116,7 @@ fn pages_in_a_browser_come_in_at_every_door() {
         let (address, port) = (door.mqtt.ip().to_string(), door.mqtt.port());
         json!({"library": library, "join": door.join, "host": address, "port": port, "session": session.id, "pin": session.pin, "client": "page"})
     });
-    let browser = Browser::open(&nginx.ca, &Value::from_iter(told));
+    let browser = Browser::open(&house.authorities(), &Value::from_iter(told));
     for (case, _, _, session, other) in &mut cases {
         assert_eq!(browser.report(), json!(["joined", 3]), "{case}");
         assert_eq!(browser.report(), json!(["subscribed"]), "{case}");
@@ -132,6 +127,10 @@ fn pages_in_a_browser_come_in_at_every_door() {
         assert!(heard.contains(&(topic(session, "own"), "from the page, ünïcode".into())), "{case}: {heard:?}");
     }
     assert_eq!(browser.report(), json!(["done"]));
+    assert_eq!(cases.len(), 8);
     // A page of another origin asks first.
-    assert!(host.log().contains(r#""method":"OPTIONS","path":"/api/joinSession""#), "the browser sent no preflight");
+    for door in doors {
+        let asked = door.host.log().contains(r#""method":"OPTIONS","path":"/api/joinSession""#);
+        assert!(asked, "the browser sent no preflight to {}", door.name);
+    }
 }

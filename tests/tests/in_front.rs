@@ -12,7 +12,7 @@ use std::{
 use conductor_tests::{
     Host, HostOptions, PATIENCE, Response, Version, Way,
     certs::Authority,
-    clients::{self, Habits, Paho, Wire, said, words},
+    clients::{self, Habits, Paho, said, words},
     curl::{curl, try_curl},
     http,
     mqtt::{device, topic},
@@ -220,9 +220,8 @@ fn devices_talk_over_websocket_also_while_the_certificate_is_renewed() {
     let session = host.create("echo");
     let mut other = device(&host, &session, "other", Version::V5, Way::Tcp);
     assert!(other.subscribe(&topic(&session, "x"), 1));
-    let doors = clients::doors(&host, &nginx);
-    let door = doors.iter().find(|door| door.wire == Wire::Wss).unwrap();
-    let mut python = clients::device(DEVICE, Paho::Two, door, &nginx.ca, &session);
+    let [door, ..] = clients::through(&nginx, &host);
+    let mut python = clients::device(DEVICE, Paho::Two, &door, &session);
     assert_eq!(said(&python, "connected"), 0);
     python.tell(r##"["subscribe", "#"]"##);
     assert_eq!(said(&python, "subscribed"), json!([1]));
