@@ -43,7 +43,7 @@ fn talk(door: &Door<'_>, habits: Habits, paho: Paho) {
     let mut other = other(host, &session, if habits.username == "session" { &session.id } else { "other" });
     let mut device = clients::device(habits, paho, door, &session);
     assert_eq!(said(&device, "connected"), 0, "{case}");
-    // All of the session, or one name; what fits both comes once for each, or once.
+    // All of the session, and one name of it.
     for name in ["#", "ping"] {
         device.tell(&json!(["subscribe", name]).to_string());
         assert_eq!(said(&device, "subscribed"), json!([habits.qos]), "{case}");
@@ -56,8 +56,10 @@ fn talk(door: &Door<'_>, habits: Habits, paho: Paho) {
     assert_eq!(words(&device, "message"), json!(["message", "hello", "from the device, ünïcode", habits.qos]), "{case}");
     assert!(other.publish(&topic(&session, "ping"), "from the other", 2, false));
     assert_eq!(words(&device, "message"), json!(["message", "ping", "from the other", habits.qos]), "{case}");
-    // The conductor heard both.
-    until("the conductor to hear", || (host.ask(&session, "heard", "").as_array().unwrap().len() >= 2).then_some(()));
+    // The conductor heard both, and from whom.
+    let heard =
+        until("the conductor to hear", || Some(host.ask(&session, "heard", "")).filter(|heard| heard.as_array().unwrap().len() >= 2));
+    assert_eq!((&heard[0]["sender"], &heard[1]["sender"]), (&json!("device"), &json!("other")), "{case}");
     device.tell(r#"["end"]"#);
     let (code, lines) = device.end();
     assert_eq!(code, Some(0), "{case}: {lines:?}");
