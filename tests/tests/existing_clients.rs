@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 const PYTHON: Habits = Habits { name: "python", client_id: "client", username: "client", qos: 0, tls_1_2: false };
 /// The Python client before that: TCP, no client id, the session's id as username.
 const PYTHON_BEFORE: Habits = Habits { name: "python, before", client_id: "", username: "session", qos: 0, tls_1_2: false };
-/// Unity's: TCP or TLS, QoS 2 both ways.
-const UNITY: Habits = Habits { name: "unity", client_id: "client", username: "client", qos: 2, tls_1_2: true };
+/// Unity's: TCP or TLS, a client id that it makes up, its own name as username, QoS 2 both ways.
+const UNITY: Habits =
+    Habits { name: "unity", client_id: "0f8fad5b-d9cb-469f-a165-70867728950e", username: "client", qos: 2, tls_1_2: true };
 
 /// Who comes in where.
 const TABLE: &[(Habits, Paho, &[Wire])] =
