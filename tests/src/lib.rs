@@ -8,12 +8,16 @@
 #![cfg(unix)]
 
 pub mod artefacts;
+pub mod browser;
 pub mod certs;
+pub mod clients;
+pub mod curl;
 pub mod host;
 pub mod http;
 pub mod jwt_plugin;
 pub mod mosquitto;
 pub mod mqtt;
+pub mod nginx;
 pub mod tls;
 pub mod tools;
 

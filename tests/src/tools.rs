@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{self, Receiver},
 };
@@ -31,9 +32,25 @@ impl Program {
         Self::start("stdbuf", &[&["-oL", name], arguments].concat())
     }
 
+    /// A Python program in a file, with these variables set in its environment.
+    ///
+    /// # Panics
+    /// When Python is missing.
+    #[must_use]
+    pub fn python_file(script: &Path, environment: &[(&str, PathBuf)], arguments: &[&str]) -> Self {
+        let mut command = Command::new("python3");
+        command.arg("-u").arg(script).args(arguments).envs(environment.iter().map(|(name, value)| (name, value)));
+        Self::run("python3", command)
+    }
+
     fn start(name: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(name);
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(arguments);
+        Self::run(name, command)
+    }
+
+    fn run(name: &str, mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{name}: {e}; install it, or run `cargo xtask test`, which does"));
         let (sender, lines) = mpsc::channel();
         for stream in

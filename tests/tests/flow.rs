@@ -375,6 +375,11 @@ fn the_username_is_the_clients_name_where_the_settings_say_so() {
             |username: &str| Mqtt::connect(&host, version, way, &Credentials::new("späce unit", username, &token)).map(Mqtt::disconnect);
         connect("späce unit").unwrap();
         assert!(connect(&session.id).is_err());
+        // The client id then says nothing: whatever it is, this is the client, and there is one connection of it.
+        let with_id = |id: &str| Mqtt::connect(&host, version, way, &Credentials::new(id, "späce unit", &token)).unwrap();
+        let (mut first, second) = (with_id("späce unit"), with_id("0f8fad5b"));
+        first.gone();
+        second.disconnect();
     }
 }
 

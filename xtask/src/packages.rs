@@ -4,12 +4,14 @@ use std::{
     env,
     error::Error,
     ffi::OsString,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 /// A program that a test runs, and where it comes from.
 struct Tool {
+    /// Its name, or where Debian has it; what has a place of its own there is part of another package elsewhere.
     program: &'static str,
     /// Debian's package.
     debian: &'static str,
@@ -23,6 +25,13 @@ const TOOLS: &[Tool] = &[
     Tool { program: "mosquitto_pub", debian: "mosquitto-clients", brew: "mosquitto" },
     // A real broker, beside the one in the host.
     Tool { program: "mosquitto", debian: "mosquitto", brew: "mosquitto" },
+    // What is put in front of a host.
+    Tool { program: "nginx", debian: "nginx", brew: "nginx" },
+    Tool { program: "/usr/lib/nginx/modules/ngx_stream_module.so", debian: "libnginx-mod-stream", brew: "nginx" },
+    // A real browser, what tells it whom to trust, and what installs the libraries of its page.
+    Tool { program: "chromium", debian: "chromium", brew: "chromium" },
+    Tool { program: "certutil", debian: "libnss3-tools", brew: "nss" },
+    Tool { program: "npm", debian: "npm", brew: "node" },
     // The commands that `start` prints.
     Tool { program: "curl", debian: "curl", brew: "curl" },
     // Libraries that are no plugins, for this system and for Windows.
@@ -39,6 +48,8 @@ const TOOLS: &[Tool] = &[
 /// What to install for Python, and the expression that fails where it is missing or too old.
 const PYTHON: &[&str] = &["paho-mqtt>=2,<3", "pyjwt>=2.4", "cryptography>=42"];
 const PYTHON_CHECK: &str = "import jwt, cryptography, paho.mqtt.client as paho; paho.CallbackAPIVersion";
+/// Existing devices have it.
+const OLD_PAHO: &str = "paho-mqtt>=1.6,<2";
 
 /// Sees to it that all is there; the `PATH` for the tests.
 ///
@@ -52,6 +63,13 @@ pub(crate) fn ensure(target: &Path) -> Result<OsString, Box<dyn Error>> {
     if !missing.is_empty() {
         install(&missing)?;
     }
+    let path = ensure_python(target, path)?;
+    ensure_old_paho(&target.join("test-paho1"), &path)?;
+    ensure_browser_libraries(&target.join("test-browser"))?;
+    Ok(path)
+}
+
+fn ensure_python(target: &Path, path: OsString) -> Result<OsString, Box<dyn Error>> {
     if has_python_packages(Path::new("python3")) {
         return Ok(path);
     }
@@ -64,8 +82,53 @@ pub(crate) fn ensure(target: &Path) -> Result<OsString, Box<dyn Error>> {
     Ok(env::join_paths(std::iter::once(folder).chain(env::split_paths(&path)))?)
 }
 
+/// The version of paho-mqtt before 2 goes into a folder that only its own tests name.
+fn ensure_old_paho(folder: &Path, path: &OsString) -> Result<(), Box<dyn Error>> {
+    let python = |arguments: &[&str]| {
+        let mut command = Command::new("python3");
+        command.args(arguments).env("PATH", path);
+        command
+    };
+    let check = "import paho.mqtt, sys; sys.exit(not paho.mqtt.__version__.startswith('1.'))";
+    if succeeds(python(&["-c", check]).env("PYTHONPATH", folder)) {
+        return Ok(());
+    }
+    eprintln!("installing {OLD_PAHO} into {}", folder.display());
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", "--target"];
+    if !succeeds(&mut python(&["-m", "pip", "--version"])) {
+        let debian = "on Debian and Ubuntu `sudo apt-get install python3-pip`";
+        if !can_install() {
+            return Err(format!("Python's pip is missing: {debian}").into());
+        }
+        apt_get(&["python3-pip"])?;
+    }
+    run(python(&pip).arg(folder).arg(OLD_PAHO))
+}
+
+/// What pages use, by the lock file beside their page.
+fn ensure_browser_libraries(folder: &Path) -> Result<(), Box<dyn Error>> {
+    let wanted = crate::workspace::root().join("tests/browser");
+    let same = |name: &str| matches!((fs::read(wanted.join(name)), fs::read(folder.join(name))), (Ok(one), Ok(other)) if one == other);
+    // npm makes that file last.
+    if same("package.json") && same("package-lock.json") && folder.join("node_modules/.package-lock.json").exists() {
+        return Ok(());
+    }
+    eprintln!("installing the libraries of the page in tests/browser into {}", folder.display());
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    fs::create_dir_all(folder)?;
+    for name in ["package.json", "package-lock.json"] {
+        fs::copy(wanted.join(name), folder.join(name))?;
+    }
+    run(Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(folder))
+}
+
 fn missing<'a>(tools: &'a [Tool], path: &OsString) -> Vec<&'a Tool> {
-    let found = |program: &str| env::split_paths(path).any(|folder| folder.join(program).is_file());
+    let found = |program: &str| {
+        let elsewhere = program.starts_with('/') && !is_debian();
+        elsewhere || env::split_paths(path).any(|folder| folder.join(program).is_file())
+    };
     tools.iter().filter(|tool| !found(tool.program)).collect()
 }
 
@@ -90,13 +153,18 @@ fn packages(tools: &[&Tool], of: impl Fn(&Tool) -> &'static str) -> Vec<&'static
     packages
 }
 
-/// Root, on Debian or a relative.
+/// Root, where there is apt-get.
 fn can_install() -> bool {
     #[cfg(unix)]
     let root = rustix::process::geteuid().is_root();
     #[cfg(not(unix))]
     let root = false;
-    root && Path::new("/etc/debian_version").exists()
+    root && is_debian()
+}
+
+/// Debian or a relative.
+fn is_debian() -> bool {
+    Path::new("/etc/debian_version").exists()
 }
 
 fn apt_get(packages: &[&str]) -> Result<(), Box<dyn Error>> {
@@ -111,8 +179,11 @@ fn apt_get(packages: &[&str]) -> Result<(), Box<dyn Error>> {
 }
 
 fn has_python_packages(python: &Path) -> bool {
-    let ended = Command::new(python).args(["-c", PYTHON_CHECK]).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    ended.is_ok_and(|status| status.success())
+    succeeds(Command::new(python).args(["-c", PYTHON_CHECK]))
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 fn make_environment(environment: &PathBuf) -> Result<(), Box<dyn Error>> {
@@ -143,9 +214,13 @@ mod tests {
     #[test]
     fn what_is_missing_is_found_once_per_package() {
         let tools = missing(TOOLS, &OsString::from("/nowhere"));
-        assert_eq!(tools.len(), TOOLS.len());
-        let debian = packages(&tools, |tool| tool.debian);
-        assert_eq!(debian, ["mosquitto-clients", "mosquitto", "curl", "gcc", "gcc-mingw-w64-x86-64", "python3", "coreutils", "util-linux"]);
-        assert!(missing(&TOOLS[8..], &env::var_os("PATH").unwrap()).is_empty());
+        let named = TOOLS.iter().filter(|tool| !tool.program.starts_with('/')).count();
+        assert!(tools.len() >= named, "{}", tools.len());
+        let debian = packages(&TOOLS.iter().collect::<Vec<_>>(), |tool| tool.debian).join(" ");
+        let expected = "mosquitto-clients mosquitto nginx libnginx-mod-stream chromium libnss3-tools npm curl gcc gcc-mingw-w64-x86-64 \
+                        python3 coreutils util-linux";
+        assert_eq!(debian, expected);
+        let usual = TOOLS.iter().position(|tool| tool.debian == "coreutils").unwrap();
+        assert!(missing(&TOOLS[usual..], &env::var_os("PATH").unwrap()).is_empty());
     }
 }

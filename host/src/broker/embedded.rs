@@ -254,7 +254,9 @@ impl EmbeddedBroker {
         let seams = self.seams.get().ok_or(Refusal::NotAuthorized)?;
         let seen = self.rooms().ends;
         let admitted = seams.admission.admit(&gate::request(connect, peer))?;
-        let named_otherwise = !connect.client_id.is_empty() && connect.client_id != *admitted.client_id;
+        // Where the username names the client, the client id may be any: Unity's existing clients make up a new one each time.
+        let names: [&str; 2] = [&connect.client_id, connect.username.as_deref().unwrap_or_default()];
+        let named_otherwise = !connect.client_id.is_empty() && !names.contains(&&*admitted.client_id);
         if admitted.client_id.is_empty() || named_otherwise || admitted.expires_at <= Clock::system().now() {
             return Err(Refusal::BadCredentials);
         }
