@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     broker::{Admission, Admitted, ConnectRequest, Refusal},
-    sessions::{Manager, SessionId},
+    sessions::{Manager, Session, SessionId},
     tokens::{
         grant::Grant,
         issue::{Tokens, is_reserved},
@@ -88,21 +88,26 @@ impl OpenAdmission {
         Self { manager }
     }
 
-    /// The verdict with its reason, for the log.
-    fn decide(&self, connect: &ConnectRequest<'_>) -> Result<Admitted, &'static str> {
-        // Existing clients name themselves in both. Of one that left the client id to the broker, only the username can be its name.
-        let client_id = if connect.client_id.is_empty() { connect.username.unwrap_or_default() } else { connect.client_id };
-        if client_id.is_empty() {
-            return Err("neither a client id nor a username");
-        }
-        if is_reserved(client_id) {
-            return Err("the name is the host's own");
-        }
-        let named = connect.username.and_then(SessionId::parse).and_then(|id| self.manager.get(id));
+    /// The session that the username names, where the client is in that, or else the one it joined last; before it when its grant ends.
+    fn place_of(&self, client_id: &str, username: Option<&str>) -> Option<(u64, Arc<Session>)> {
+        let named = username.and_then(SessionId::parse).and_then(|id| self.manager.get(id));
         let now = self.manager.world().clock.seconds();
         let named = named.and_then(|session| Some((session.granted_until(client_id, now)?, session)));
-        let (expires_at, session) =
-            named.or_else(|| self.manager.joined_last(client_id)).ok_or("no client of this name is in a live session")?;
+        named.or_else(|| self.manager.joined_last(client_id))
+    }
+
+    /// The verdict with its reason, for the log.
+    fn decide(&self, connect: &ConnectRequest<'_>) -> Result<Admitted, &'static str> {
+        // Most existing clients name themselves in both. Unity's make up a client id each time, and others leave it to the broker:
+        // then the username is the name.
+        let names = [connect.client_id, connect.username.unwrap_or_default()];
+        let mut names = names.into_iter().filter(|name| !name.is_empty()).peekable();
+        let first = *names.peek().ok_or("neither a client id nor a username")?;
+        if is_reserved(first) {
+            return Err("the name is the host's own");
+        }
+        let found = names.filter(|name| !is_reserved(name)).find_map(|name| Some((name, self.place_of(name, connect.username)?)));
+        let (client_id, (expires_at, session)) = found.ok_or("no client of this name is in a live session")?;
         Ok(Admitted {
             session: session.id(),
             client_id: client_id.into(),

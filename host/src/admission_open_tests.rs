@@ -71,7 +71,7 @@ fn the_grant_is_the_whole_session_and_no_more_and_ends_with_the_record() {
 fn who_joined_nothing_is_refused() {
     let door = door();
     for stranger in ["bob", "Ann", "late", "null"] {
-        for username in [None, Some(stranger), Some("111111"), Some("ann")] {
+        for username in [None, Some(stranger), Some("111111"), Some("eve"), Some("iotserver")] {
             assert_eq!(door.session(stranger, username), Err(NOBODY), "{stranger} {username:?}");
         }
     }
@@ -84,6 +84,13 @@ fn who_joined_nothing_is_refused() {
     assert_eq!(door.session("ann", Some("222222")).as_deref(), Ok("111111"), "over in the second");
     door.place.set_time(NOW + 90);
     assert_eq!(door.session("ann", Some("ann")), Err(NOBODY));
+}
+
+/// As Unity's existing clients do.
+#[test]
+fn under_a_client_id_that_nobody_joined_with_the_username_is_the_name() {
+    let admitted = door().ask("0f8fad5b-d9cb-469f-a165-70867728950e", Some("ann"), None).unwrap();
+    assert_eq!((admitted.session, &*admitted.client_id), (id("111111"), "ann"));
 }
 
 #[test]
