@@ -16,7 +16,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::{
     admission::TokenAdmission,
-    broker::{Broker, EmbeddedBroker, NoBroker},
+    broker::{Broker, EmbeddedBroker, ExternalBroker, LinkSettings, LinkToken, NoBroker},
     conductors::{
         catalog::{Catalog, Plugin, Type},
         library::Libraries,
@@ -64,8 +64,8 @@ pub fn run(settings: &Settings, ready_file: Option<&Path>) -> u8 {
 fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Result<u8, Failed> {
     let mqtt = &settings.mqtt;
     let listens_with_tls = settings.admin.tls || settings.iot.tls || !mqtt.tls_listen.is_empty() || !mqtt.websocket_tls_listen.is_empty();
-    if listens_with_tls || mqtt.broker == BrokerKind::External || settings.token.mode == TokenMode::None {
-        return Err("an external broker, TLS and token.mode = \"none\" are known and not available yet".into());
+    if listens_with_tls || settings.token.mode == TokenMode::None {
+        return Err("TLS and token.mode = \"none\" are known and not available yet".into());
     }
     let clock = Clock::system();
     let _lock = StateLock::acquire(&settings.state.dir)?;
@@ -75,13 +75,22 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
     }
     let (types, missing_plugins) = load_types(runtime, settings)?;
     let signer = Arc::new(Signer::new(SigningKey::load_or_create(&settings.token.key, true)?, settings.token.issuer.clone())?);
+    let link = match mqtt.broker {
+        BrokerKind::External => {
+            let token = LinkToken::Signed { signer: signer.clone(), ttl: settings.token.ttl };
+            Some(LinkSettings::new(mqtt, token, clock)?)
+        }
+        BrokerKind::Embedded | BrokerKind::None => None,
+    };
     let (store, stored) = store::open(&settings.store.url.to_string(), &settings.base_dir, settings.token.ttl, clock.seconds())?;
     let pool = Pool::start(runtime.handle().clone())?;
     runtime.block_on(async {
         let embedded = (settings.mqtt.broker == BrokerKind::Embedded).then(|| EmbeddedBroker::new(crate::broker::Limits::default()));
-        let broker: Arc<dyn Broker> = match &embedded {
-            Some(embedded) => embedded.clone(),
-            None => Arc::new(NoBroker),
+        let external = link.map(ExternalBroker::new);
+        let broker: Arc<dyn Broker> = match (&embedded, &external) {
+            (Some(embedded), _) => embedded.clone(),
+            (None, Some(external)) => external.clone(),
+            (None, None) => Arc::new(NoBroker),
         };
         let restored = stored.len();
         let manager = Manager::new(Catalog::new(types), stored, |manager| World {
@@ -100,7 +109,7 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
             signer: signer.clone(),
             username: settings.mqtt.username,
             mqtt_public_url: settings.mqtt.public_url.clone(),
-            has_broker: embedded.is_some(),
+            has_broker: settings.mqtt.broker != BrokerKind::None,
             missing_plugins,
         });
         // All addresses are bound before the first connection is served.
@@ -109,6 +118,9 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
         if let Some(embedded) = &embedded {
             let admission = Arc::new(TokenAdmission { manager: manager.clone(), signer });
             embedded.serve(admission, manager.clone(), &settings.mqtt.listen, &settings.mqtt.websocket_listen).await?;
+        }
+        if let Some(external) = &external {
+            external.start(manager.clone());
         }
         let addresses = addresses(&admin, &iot, &*broker)?;
         manager.start();
@@ -127,6 +139,10 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
         signals.wait().await;
         tracing::info!("stopping; a second signal ends it at once");
         let drain = async {
+            if let Some(external) = &external {
+                // What conductors would not hear any more waits at the broker for the next host.
+                external.stop_hearing();
+            }
             stop.send_replace(true);
             // A task that panicked has nothing under way any more; hence the results that are not looked at.
             let _ = tokio::join!(manager.stop(), iot, main_loop);

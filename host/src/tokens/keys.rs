@@ -186,6 +186,14 @@ fn thumbprint(jwk: &Jwk) -> Result<String, KeyProblem> {
 }
 
 fn load(path: &Path) -> Result<SigningKey, KeyProblem> {
+    SigningKey::from_pem(&read_secret(path)?)
+}
+
+/// The content of a file that its owner alone may read.
+///
+/// # Errors
+/// When it cannot be read, others may read or change it, or it is too large.
+pub(crate) fn read_secret(path: &Path) -> Result<Vec<u8>, KeyProblem> {
     let absent = |e: io::Error| if e.kind() == io::ErrorKind::NotFound { KeyProblem::Absent } else { KeyProblem::Read(e) };
     // Looked at before it is opened, since opening a pipe would wait for its writer.
     if !fs::metadata(path).map_err(absent)?.is_file() {
@@ -198,7 +206,7 @@ fn load(path: &Path) -> Result<SigningKey, KeyProblem> {
     if text.len() as u64 > MAX_FILE {
         return Err(KeyProblem::TooLarge);
     }
-    SigningKey::from_pem(&text)
+    Ok(text)
 }
 
 /// A folder in which others may rename files is as bad as a file they may write; a sticky one (`/tmp`) is not. Where the path

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 struct Echo {
     heard: Vec<Value>,
+    /// What it was told of the link, in order.
+    links: Vec<&'static str>,
     requests: u64,
 }
 
@@ -33,7 +35,7 @@ impl Conductor for Echo {
 
     async fn create(session: &Session, (): ()) -> Result<Self> {
         tracing::info!(type_name = session.type_name(), "created");
-        Ok(Self { heard: Vec::new(), requests: 0 })
+        Ok(Self { heard: Vec::new(), links: Vec::new(), requests: 0 })
     }
 
     fn methods() -> Methods<Self> {
@@ -42,6 +44,7 @@ impl Conductor for Echo {
             .on("whoami", Self::whoami)
             .on("count", Self::count)
             .on("heard", Self::heard)
+            .on("links", Self::links)
             .on("say", Self::say)
             .on("clients", Self::clients)
             .on("wait", Self::wait)
@@ -59,6 +62,11 @@ impl Conductor for Echo {
         if message.name() == "ask" {
             session.publish("answer", message.payload()).qos(message.qos()).await?;
         }
+        Ok(())
+    }
+
+    async fn link(&mut self, _: &Session, link: Link) -> Result<()> {
+        self.links.push(if link == Link::Up { "up" } else { "down" });
         Ok(())
     }
 
@@ -86,6 +94,10 @@ impl Echo {
 
     async fn heard(&mut self, _: &Session, (): ()) -> Result<Vec<Value>> {
         Ok(self.heard.clone())
+    }
+
+    async fn links(&mut self, _: &Session, (): ()) -> Result<Vec<&'static str>> {
+        Ok(self.links.clone())
     }
 
     async fn say(&mut self, session: &Session, say: Say) -> Result<()> {
