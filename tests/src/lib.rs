@@ -11,6 +11,7 @@ pub mod artefacts;
 pub mod certs;
 pub mod host;
 pub mod http;
+pub mod link;
 pub mod mosquitto;
 pub mod mqtt;
 pub mod tools;

@@ -49,7 +49,7 @@ impl Mosquitto {
     /// An open broker: everybody may do everything.
     #[must_use]
     pub fn open() -> Self {
-        Self::start(|_, port| format!("listener {port} 127.0.0.1\nallow_anonymous true\n"))
+        Self::start(|_, port| format!("set_tcp_nodelay true\nlistener {port} 127.0.0.1\nallow_anonymous true\n"))
     }
 
     /// Where its files are: `mosquitto.conf`, `log`, and what the settings named.
