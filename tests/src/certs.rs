@@ -50,7 +50,6 @@ impl Authority {
     ///
     /// # Panics
     /// When it cannot be written.
-    #[must_use]
     pub fn write(&self, folder: &Path) -> PathBuf {
         let file = folder.join("ca.pem");
         fs::write(&file, &self.pem).expect("written");
@@ -62,7 +61,6 @@ impl Authority {
     ///
     /// # Panics
     /// When it cannot be made or written.
-    #[must_use]
     pub fn issue(&self, folder: &Path, name: &str, hosts: &[&str]) -> Identity {
         let mut params = CertificateParams::new(hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>()).expect("names");
         params.distinguished_name.push(DnType::CommonName, name);

@@ -88,6 +88,7 @@ impl Proxy {
             for client in listener.incoming() {
                 let Ok(client) = client else { continue };
                 let Ok(upstream) = TcpStream::connect(broker) else { continue };
+                client.set_nodelay(true).and_then(|()| upstream.set_nodelay(true)).expect("an option");
                 for (side, from, to) in [(Side::Client, &client, &upstream), (Side::Broker, &upstream, &client)] {
                     let (from, to) = (from.try_clone().expect("a handle"), to.try_clone().expect("a handle"));
                     let decide = decide.clone();

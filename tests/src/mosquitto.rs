@@ -78,6 +78,18 @@ impl Mosquitto {
         }
     }
 
+    /// Ends it in order: it writes its file, if it keeps one.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn terminate(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let process = rustix::process::Pid::from_child(&child);
+            rustix::process::kill_process(process, rustix::process::Signal::TERM).expect("signalled");
+            child.wait().expect("gone");
+        }
+    }
+
     /// Starts it again on the same port, with the `mosquitto.conf` that is there now. Ready when that port answers.
     ///
     /// # Panics

@@ -347,6 +347,7 @@ fn connect_v311(
         options.set_last_will(rumqttc::LastWill::new(topic, payload.clone(), rumqttc::QoS::AtLeastOnce, *retain));
     }
     let (client, mut connection) = rumqttc::AsyncClient::new(options, 1000);
+    connection.set_network_options(without_delay());
     runtime.spawn(async move {
         loop {
             let news = match connection.poll().await {
@@ -389,6 +390,7 @@ fn connect_v5(runtime: &Runtime, told: Sender<Told>, address: String, port: u16,
         let will = v5packets::LastWill::new(topic, payload.clone(), v5::mqttbytes::QoS::AtLeastOnce, *retain, None);
         options.set_last_will(will);
     }
+    options.set_network_options(without_delay());
     let (client, mut connection) = v5::AsyncClient::new(options, 1000);
     runtime.spawn(async move {
         loop {
@@ -427,6 +429,13 @@ fn connect_v5(runtime: &Runtime, told: Sender<Told>, address: String, port: u16,
         }
     });
     client
+}
+
+/// Small packets that follow each other would otherwise wait for the other side's system, 40 ms each.
+fn without_delay() -> rumqttc::NetworkOptions {
+    let mut options = rumqttc::NetworkOptions::new();
+    options.set_tcp_nodelay(true);
+    options
 }
 
 fn qos_v311(qos: u8) -> rumqttc::QoS {

@@ -46,8 +46,9 @@ use crate::{
 const EVERYTHING: &str = "/+/#";
 /// How long the broker may take to answer a ping.
 const PING_TIME: Duration = Duration::from_secs(10);
-/// A connection that ends sooner ended "right after it was made".
-const AT_ONCE: Duration = Duration::from_secs(5);
+/// A connection that ends without a word before that may have been taken over by a host that waits its turn as this one does:
+/// longer than the longest wait between two attempts.
+const SOON: Duration = Duration::from_secs(40);
 /// What sending what is queued may take when the host stops, and then saying goodbye.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -134,7 +135,7 @@ impl Link {
                 self.farewell(serving).await;
                 Trouble::Stopping
             }
-            Trouble::Lost(_) if lived < AT_ONCE => Trouble::LostAtOnce,
+            Trouble::Lost(_) if lived < SOON => Trouble::LostSoon,
             Trouble::TakenOver if serving.half_renewed => Trouble::Lost("the broker let the old one go and not the new one in".to_owned()),
             other => other,
         }

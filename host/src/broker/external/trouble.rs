@@ -26,9 +26,9 @@ pub(super) enum Trouble {
     Tls(String),
     #[error("WebSocket: {0}")]
     WebSocket(String),
-    #[error("wrong credentials: the broker does not know this username and password")]
+    #[error("wrong credentials: the broker refuses this username and password")]
     Credentials,
-    #[error("not authorised: the broker does not let {LINK_NAME} in")]
+    #[error("not authorised: the credentials are wrong, or the broker does not let their user in")]
     NotAuthorised,
     #[error("the broker speaks neither MQTT 5 nor MQTT 3.1.1")]
     Version,
@@ -47,10 +47,10 @@ pub(super) enum Trouble {
     #[error("the connection was lost: {0}")]
     Lost(String),
     #[error(
-        "the connection was lost right after it was made; this happens where the broker refuses what is sent, and where another client \
-         connects as {LINK_NAME} (no two hosts may use one broker)"
+        "the connection was lost soon after it was made; where that goes on, another client connects as {LINK_NAME} (no two hosts may \
+         use one broker), or the broker refuses what is sent"
     )]
-    LostAtOnce,
+    LostSoon,
     #[error("the broker broke the protocol: {0}")]
     Protocol(String),
     #[error("the host is stopping")]

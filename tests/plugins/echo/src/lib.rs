@@ -26,6 +26,14 @@ struct Say {
 }
 
 #[derive(Deserialize, JsonSchema)]
+struct SayOften {
+    name: String,
+    payload: String,
+    qos: u8,
+    times: u64,
+}
+
+#[derive(Deserialize, JsonSchema)]
 struct Wait {
     millis: u64,
 }
@@ -46,6 +54,7 @@ impl Conductor for Echo {
             .on("heard", Self::heard)
             .on("links", Self::links)
             .on("say", Self::say)
+            .on("say_often", Self::say_often)
             .on("clients", Self::clients)
             .on("wait", Self::wait)
             .on("wait_for", Self::wait_for)
@@ -106,6 +115,13 @@ impl Echo {
             None => session.publish(&say.name, &say.payload),
         };
         publish.qos(say.qos).retain(say.retain).await
+    }
+
+    async fn say_often(&mut self, session: &Session, often: SayOften) -> Result<()> {
+        for _ in 0..often.times {
+            session.publish(&often.name, &often.payload).qos(often.qos).await?;
+        }
+        Ok(())
     }
 
     async fn clients(&mut self, session: &Session, (): ()) -> Result<Vec<String>> {
