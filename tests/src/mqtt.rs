@@ -198,17 +198,34 @@ impl Mqtt {
     /// # Panics
     /// When that word does not come, or the connection ends.
     pub fn publish(&mut self, topic: &str, payload: &str, qos: u8, retain: bool) -> bool {
-        match &self.client {
-            Client::V311(client) => client.try_publish(topic, qos_v311(qos), retain, payload.to_owned()).expect("a valid topic"),
-            Client::V5(client) => client.try_publish(topic, qos_v5(qos), retain, payload.to_owned()).expect("a valid topic"),
-        }
+        self.try_publish(topic, payload, qos, retain)
+            .unwrap_or_else(|why| panic!("the connection ended while PUBACK or PUBCOMP was waited for: {why}"))
+    }
+
+    /// As [`Mqtt::publish`], where the connection may end meanwhile.
+    ///
+    /// # Errors
+    /// Why it ended.
+    ///
+    /// # Panics
+    /// When the broker's word does not come.
+    pub fn try_publish(&mut self, topic: &str, payload: &str, qos: u8, retain: bool) -> Result<bool, String> {
+        let queued = match &self.client {
+            Client::V311(client) => client.try_publish(topic, qos_v311(qos), retain, payload.to_owned()).map_err(|e| e.to_string()),
+            Client::V5(client) => client.try_publish(topic, qos_v5(qos), retain, payload.to_owned()).map_err(|e| e.to_string()),
+        };
+        queued?;
         if qos == 0 {
-            return true;
+            return Ok(true);
         }
-        self.wait("PUBACK or PUBCOMP", |told| match told {
-            Told::Published(accepted) => Some(*accepted),
-            _ => None,
-        })
+        loop {
+            match self.next("PUBACK or PUBCOMP") {
+                Told::Published(accepted) => return Ok(accepted),
+                Told::Message(message) => self.waiting.push_back(message),
+                Told::Gone(why) => return Err(why),
+                _ => {}
+            }
+        }
     }
 
     /// The next message.
