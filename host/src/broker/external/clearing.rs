@@ -33,7 +33,13 @@ impl Link {
         if serving.clearings >= AT_A_TIME || serving.wire.is_full() {
             return Ok(());
         }
-        let due = self.desk.state().closed.begin(AT_A_TIME - serving.clearings);
+        let (reopened, due) = {
+            let mut state = self.desk.state();
+            (state.closed.reopened(), state.closed.begin(AT_A_TIME - serving.clearings))
+        };
+        for session in reopened {
+            serving.unsubscribe(session)?;
+        }
         for session in due {
             serving.clearings += 1;
             // The lowest QoS: such messages are not queued, and so not cut off by a queue's limit.
@@ -43,7 +49,7 @@ impl Link {
                 retain_as_published: true,
                 retain_handling: RetainHandling::SendAtSubscribe,
             };
-            let id = serving.subscribe(format!("{}#", session.topic_prefix()), options)?;
+            let id = serving.subscribe(filter_of(session), options)?;
             serving.clearing.insert(id, session);
         }
         Ok(())
@@ -80,14 +86,7 @@ impl Link {
 
     pub(super) fn later(&self, serving: &mut Serving, later: Later) -> Result<(), Trouble> {
         match later {
-            Later::Unsubscribe(session) => {
-                let id = serving.next_id();
-                let packet = match serving.version {
-                    Version::V5 => UnsubscribePacket::new(id),
-                    Version::V311 => UnsubscribePacket::new_v311(id),
-                };
-                serving.wire.send(&packet.add_filter(format!("{}#", session.topic_prefix())))
-            }
+            Later::Unsubscribe(session) => serving.unsubscribe(session),
             Later::ClearAgain(session) => {
                 serving.clear_again.remove(&session);
                 self.desk.state().closed.again(session);
@@ -98,10 +97,24 @@ impl Link {
 }
 
 impl Serving {
+    fn unsubscribe(&mut self, session: SessionId) -> Result<(), Trouble> {
+        let id = self.next_id();
+        let packet = match self.version {
+            Version::V5 => UnsubscribePacket::new(id),
+            Version::V311 => UnsubscribePacket::new_v311(id),
+        };
+        self.wire.send(&packet.add_filter(filter_of(session)))
+    }
+
     fn do_later(&mut self, after: Duration, what: Later) {
         let at = Instant::now() + after;
         // In the order of time.
         let place = self.later.partition_point(|(other, _)| *other <= at);
         self.later.insert(place, (at, what));
     }
+}
+
+/// All topics of the session.
+fn filter_of(session: SessionId) -> String {
+    format!("{}#", session.topic_prefix())
 }

@@ -25,8 +25,12 @@ enum State {
 #[derive(Debug, Default)]
 pub(super) struct Closed {
     states: HashMap<SessionId, State>,
-    /// In the order of their ends; ids that are not in `states` any more count for nothing.
+    /// In the order of their ends: those in `states`, each once.
     order: VecDeque<SessionId>,
+    /// In the order in which they are to be cleared; those that are not [`State::Due`] count for nothing.
+    due: VecDeque<SessionId>,
+    /// Ids that are in use again: no subscription of a clearing may stay for them.
+    reopened: Vec<SessionId>,
 }
 
 impl Closed {
@@ -37,6 +41,7 @@ impl Closed {
             self.order.retain(|known| *known != session);
         }
         self.order.push_back(session);
+        self.due.push_back(session);
         while self.order.len() > MOST {
             let Some(oldest) = self.order.pop_front() else { break };
             if !matches!(self.states.remove(&oldest), None | Some(State::Cleared)) {
@@ -50,7 +55,13 @@ impl Closed {
     pub(super) fn open(&mut self, session: SessionId) {
         if self.states.remove(&session).is_some() {
             self.order.retain(|known| *known != session);
+            self.reopened.push(session);
         }
+    }
+
+    /// The ids that were given out again since this was asked last.
+    pub(super) fn reopened(&mut self) -> Vec<SessionId> {
+        std::mem::take(&mut self.reopened)
     }
 
     pub(super) fn contains(&self, session: SessionId) -> bool {
@@ -60,14 +71,13 @@ impl Closed {
     /// Up to `most` sessions that are due, which are under way from now on.
     pub(super) fn begin(&mut self, most: usize) -> Vec<SessionId> {
         let mut begun = Vec::new();
-        for session in &self.order {
-            if begun.len() >= most {
-                break;
-            }
-            if let Some(state @ State::Due(_)) = self.states.get_mut(session) {
-                let State::Due(waiting) = std::mem::replace(state, State::Cleared) else { continue };
+        while begun.len() < most {
+            let Some(session) = self.due.pop_front() else { break };
+            if let Some(state @ State::Due(_)) = self.states.get_mut(&session)
+                && let State::Due(waiting) = std::mem::replace(state, State::Cleared)
+            {
                 *state = State::UnderWay(waiting);
-                begun.push(*session);
+                begun.push(session);
             }
         }
         begun
@@ -91,6 +101,7 @@ impl Closed {
             && let State::UnderWay(waiting) = std::mem::replace(state, State::Cleared)
         {
             *state = State::Due(waiting);
+            self.due.push_front(session);
         }
     }
 
@@ -99,6 +110,7 @@ impl Closed {
         match self.states.get_mut(&session) {
             Some(state @ State::Cleared) => {
                 *state = State::Due(Vec::new());
+                self.due.push_back(session);
                 true
             }
             _ => false,
@@ -110,6 +122,7 @@ impl Closed {
         for state in self.states.values_mut() {
             *state = State::Due(Vec::new());
         }
+        self.due.clone_from(&self.order);
     }
 }
 
@@ -146,6 +159,9 @@ mod tests {
         assert!(closed.contains(id(1)));
         closed.open(id(1));
         assert!(!closed.contains(id(1)) && closed.begin(9).is_empty());
+        assert_eq!((closed.reopened(), closed.reopened()), (vec![id(1)], vec![]));
+        closed.open(id(2));
+        assert!(closed.reopened().is_empty(), "a new one was never subscribed to");
         closed.cleared(id(1));
         assert!(!closed.contains(id(1)));
     }

@@ -160,6 +160,7 @@ enum Queued {
 impl Broker for ExternalBroker {
     fn open_session(&self, session: SessionId) {
         self.desk.state().closed.open(session);
+        self.desk.wake.notify_one();
     }
 
     fn publish<'a>(
