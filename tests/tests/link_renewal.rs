@@ -117,7 +117,23 @@ fn renewing_the_token_and_changing_the_certificate_lose_nothing() {
     until("a renewal", || (renewed() >= 1).then_some(()));
     authority.issue(broker.folder(), "server", &["localhost"]);
     broker.reload();
-    until("three renewals", || (renewed() >= 3).then_some(()));
+    // The conductor speaks as well, meanwhile.
+    let mut listener = Mqtt::connect_to(broker.address, Version::V5, Way::Tcp, &Credentials::new("listener", "", "")).unwrap();
+    assert!(listener.subscribe(&topic(&session, "said"), 2));
+    let mut said = 0;
+    until("three renewals", || {
+        let often = json!({"name": "said", "payload": "", "qos": 1 + said % 2, "times": 20});
+        assert_eq!(host.request(&session, "say_often", often).status, 200);
+        said += 1;
+        (renewed() >= 3).then_some(())
+    });
+    let by_qos = |said: u64| [said.div_ceil(2) * 20, said / 2 * 20];
+    let mut arrived = [0, 0];
+    while arrived[0] < by_qos(said)[0] || arrived[1] < by_qos(said)[1] {
+        arrived[usize::from(listener.message().qos) - 1] += 1;
+    }
+    eprintln!("said by the conductor at QoS 1 and 2: {:?}, arrived: {arrived:?}", by_qos(said));
+    assert_eq!(arrived[1], by_qos(said)[1], "at QoS 2 once each");
     let sent = crowd.stop();
     let counts = count(&host, broker.address, &session, &sent, "renewals");
     assert!(sent.iter().all(|sent| sent.len() > 100), "there was something to lose");

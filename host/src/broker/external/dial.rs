@@ -45,7 +45,7 @@ pub(super) async fn dial(settings: &LinkSettings) -> Result<Box<dyn Io>, Trouble
             .map_err(|_| Trouble::Tls(format!("{} is no name that a certificate could have", address.host)))?;
         let connector = TlsConnector::from(Arc::new(tls::config(settings)?));
         let stream = connector.connect(name, tcp).await.map_err(|error| match Trouble::of_io(&error, &address.host) {
-            Trouble::Lost(problem) => Trouble::Tls(format!("the handshake failed: {problem}")),
+            Trouble::Lost(problem) | Trouble::Closed(problem) => Trouble::Tls(format!("the handshake failed: {problem}")),
             other => other,
         })?;
         Box::new(stream)

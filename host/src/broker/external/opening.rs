@@ -91,7 +91,7 @@ pub(super) async fn open(settings: &LinkSettings, io: Box<dyn Io>, version: Vers
     let expires_at = shown.expires_at;
     wire.send(&connect(version, shown.username, shown.password))?;
     // Some old brokers just close where they do not know the version.
-    let closed = |trouble: Trouble| NotOpened { try_older: version == Version::V5 && matches!(trouble, Trouble::Lost(_)), trouble };
+    let closed = |trouble: Trouble| NotOpened { try_older: version == Version::V5 && matches!(trouble, Trouble::Closed(_)), trouble };
     let connack = match wire.next().await.map_err(closed)? {
         Incoming::Packet(Packet::ConnAck(connack)) => connack,
         Incoming::Packet(other) => return Err(Trouble::Protocol(format!("{} before CONNACK", other.packet_type_name())).into()),

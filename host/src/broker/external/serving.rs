@@ -135,7 +135,7 @@ impl Link {
                 self.farewell(serving).await;
                 Trouble::Stopping
             }
-            Trouble::Lost(_) if lived < SOON => Trouble::LostSoon,
+            Trouble::Closed(_) if lived < SOON => Trouble::LostSoon,
             Trouble::TakenOver if serving.half_renewed => Trouble::Lost("the broker let the old one go and not the new one in".to_owned()),
             other => other,
         }
@@ -460,3 +460,7 @@ async fn dialled(renewing: &mut Option<BoxFuture<'static, Result<Box<dyn Io>, Tr
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+#[path = "serving_tests.rs"]
+mod tests;

@@ -46,6 +46,8 @@ pub(super) enum Trouble {
     Ended(ReasonCode),
     #[error("the connection was lost: {0}")]
     Lost(String),
+    #[error("the connection was lost: {0}")]
+    Closed(String),
     #[error(
         "the connection was lost soon after it was made; where that goes on, another client connects as {LINK_NAME} (no two hosts may \
          use one broker), or the broker refuses what is sent"
@@ -85,8 +87,11 @@ impl Trouble {
     pub(super) fn of_io(error: &io::Error, host: &str) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) {
             Some(tls) => Self::Tls(of_tls(tls, host)),
-            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Lost("the broker closed it".to_owned()),
-            None => Self::Lost(plain(error)),
+            None => match error.kind() {
+                io::ErrorKind::UnexpectedEof => Self::Closed("the broker closed it".to_owned()),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Closed(plain(error)),
+                _ => Self::Lost(plain(error)),
+            },
         }
     }
 }

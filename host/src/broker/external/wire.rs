@@ -267,7 +267,7 @@ mod tests {
             }
         }
         drop(feed.await.unwrap());
-        assert!(matches!(wire.next().await, Err(Trouble::Lost(_))));
+        assert!(matches!(wire.next().await, Err(Trouble::Closed(_))));
     }
 
     #[tokio::test]
