@@ -25,7 +25,7 @@ const AT_A_TIME: usize = 32;
 /// How long the subscription stays, for brokers that tell late what is retained.
 const LINGER: Duration = Duration::from_secs(1);
 /// MQTT 3.1.1 does not say whether a message was retained: a closed session that is spoken to is looked through again after this.
-const AGAIN: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_secs(3);
 
 impl Link {
     /// Begins with sessions that are due.

@@ -68,6 +68,9 @@ impl Link {
                 Ok(opened) => self.serve(opened, &mut stop).await,
                 Err(trouble) => trouble,
             };
+            if trouble == Trouble::Stopping {
+                break;
+            }
             self.down(trouble);
             let wait = self.backoff.next(Instant::now(), chance());
             tracing::debug!(?wait, "the link is tried again");

@@ -99,7 +99,7 @@ impl ExternalBroker {
             return Err(BrokerError::Failed(format!("a message of {} bytes is longer than {}", payload.len(), self.most)));
         }
         let end = Instant::now() + WAIT;
-        let mut message = Outgoing { session, topic: topic.to_owned(), payload, qos, retain, answer: None };
+        let mut message = Outgoing { session, topic: topic.to_owned(), payload, qos, retain, tries: 0, answer: None };
         loop {
             // Asked for before the look, so that room made between the two is noticed.
             let room = self.desk.room.notified();

@@ -11,6 +11,8 @@ use crate::{broker::BrokerError, sessions::SessionId};
 pub(super) const MOST_MESSAGES: usize = 1_000;
 /// The same in bytes of topics and payloads.
 pub(super) const MOST_BYTES: usize = 4 << 20;
+/// A message that was sent over so many connections, each of which was lost before it was acknowledged, may be why: it is given up.
+pub(super) const MOST_TRIES: u8 = 5;
 /// Packet ids of messages; those above are for subscriptions.
 pub(super) const LAST_ID: u16 = 60_000;
 
@@ -22,6 +24,8 @@ pub(super) struct Outgoing {
     pub(super) payload: Bytes,
     pub(super) qos: u8,
     pub(super) retain: bool,
+    /// Over how many connections it was sent.
+    pub(super) tries: u8,
     /// Who waits for its fate; nobody where it was only queued.
     pub(super) answer: Option<oneshot::Sender<Result<(), BrokerError>>>,
 }
@@ -97,12 +101,13 @@ impl Outbox {
 
     /// The message at the front was written.
     pub(super) fn launched(&mut self, id: u16) {
-        let Some(message) = self.waiting.pop_front() else { return };
+        let Some(mut message) = self.waiting.pop_front() else { return };
         if message.qos == 0 {
             self.bytes -= message.size();
             message.settle(Ok(()));
         } else {
             self.last_id = id;
+            message.tries += 1;
             self.flights.push_back(Flight { id, stage: Stage::Received, message });
         }
     }
@@ -135,6 +140,11 @@ impl Outbox {
         self.flights.iter().map(|flight| (flight.id, flight.stage, &flight.message))
     }
 
+    /// What was unacknowledged was sent over another connection.
+    pub(super) fn tried_again(&mut self) {
+        self.flights.iter_mut().for_each(|flight| flight.message.tries += 1);
+    }
+
     /// The broker has no MQTT session of ours: what was unacknowledged is to be sent as if it were new, before all else. What the
     /// broker said it has is settled.
     pub(super) fn forget_flights(&mut self) {
@@ -161,8 +171,16 @@ impl Outbox {
         }
     }
 
-    /// The link is down: nobody gets what is of QoS 0.
+    /// The link is down: nobody gets what is of QoS 0, nor what was tried too often.
     pub(super) fn link_lost(&mut self, reason: &Arc<str>) {
+        for flight in std::mem::take(&mut self.flights) {
+            if flight.message.tries >= MOST_TRIES {
+                self.bytes -= flight.message.size();
+                flight.message.settle(Err(BrokerError::Failed(format!("the link was lost each of {MOST_TRIES} times that this was sent"))));
+            } else {
+                self.flights.push_back(flight);
+            }
+        }
         self.withdraw(|message| message.qos == 0, |_| BrokerError::Down(reason.clone()));
     }
 

@@ -8,7 +8,7 @@ fn message(session: &str, name: &str, qos: u8) -> (Outgoing, Fate) {
     let session = SessionId::parse(session).unwrap();
     let (answer, fate) = oneshot::channel();
     let topic = format!("{}{name}", session.topic_prefix());
-    (Outgoing { session, topic, payload: Bytes::from_static(b"payload"), qos, retain: false, answer: Some(answer) }, fate)
+    (Outgoing { session, topic, payload: Bytes::from_static(b"payload"), qos, retain: false, tries: 0, answer: Some(answer) }, fate)
 }
 
 fn queue(outbox: &mut Outbox, name: &str, qos: u8) -> Fate {
@@ -131,4 +131,24 @@ fn packet_ids_in_use_are_not_given_again() {
     outbox.last_id = LAST_ID;
     drop(queue(&mut outbox, "a", 1));
     assert_eq!(send(&mut outbox, 9)[0].0, 3);
+}
+
+#[test]
+fn a_message_that_no_connection_survives_is_given_up() {
+    for resumed in [true, false] {
+        let mut outbox = Outbox::default();
+        let mut fate = queue(&mut outbox, "a", 1);
+        for round in 1..=MOST_TRIES {
+            assert_eq!(outbox.len(), 1, "{round}");
+            if !resumed {
+                outbox.forget_flights();
+            } else if round > 1 {
+                outbox.tried_again();
+            }
+            send(&mut outbox, 9);
+            outbox.link_lost(&Arc::from("gone"));
+        }
+        assert!(matches!(fate.try_recv().unwrap(), Err(BrokerError::Failed(_))));
+        assert_eq!((outbox.len(), outbox.bytes), (0, 0));
+    }
 }

@@ -178,7 +178,12 @@ impl Link {
                     serving.wire.send(&packet)?;
                 }
             }
+            drop(state);
+            self.desk.state().outbox.tried_again();
         } else {
+            if self.granted.is_some() {
+                tracing::info!("the MQTT broker kept nothing for the host: what came meanwhile is lost");
+            }
             self.received.clear();
             self.desk.state().outbox.forget_flights();
         }

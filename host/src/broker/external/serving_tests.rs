@@ -149,7 +149,7 @@ async fn what_the_broker_did_not_acknowledge_is_sent_again() {
         {
             let mut state = rig.desk.state();
             for qos in [1, 2, 2] {
-                let message = Outgoing { session, topic: "/1/x".into(), payload: "p".into(), qos, retain: false, answer: None };
+                let message = Outgoing { session, topic: "/1/x".into(), payload: "p".into(), qos, retain: false, tries: 0, answer: None };
                 state.outbox.push(message).unwrap();
                 let id = state.outbox.front(9).unwrap().0;
                 state.outbox.launched(id);
