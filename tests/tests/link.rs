@@ -297,18 +297,29 @@ fn messages_wait_for_a_broker_that_is_down_or_fail_at_once() {
     // They are sent as soon as the link is up; this comes behind them.
     assert_eq!(say(&host, &session, "q3", 1, true).0, 200);
     assert!(late.subscribe(&topic(&session, "#"), 2));
-    let mut kept = [late.heard().1, late.heard().1, late.heard().1];
-    kept.sort();
-    assert_eq!(kept, ["q1", "q2", "q3"]);
+    let mut names = [late.heard().1, late.heard().1, late.heard().1];
+    names.sort();
+    assert_eq!(names, ["q1", "q2", "q3"]);
     assert_eq!(host.ask(&session, "links", ""), json!(["down", "up"]));
 
     // Killed while a conductor speaks: what is of QoS 1 comes after all.
     assert_eq!(host.request(&session, "spawn", json!({"millis": 20})).status, 200);
     broker.kill();
     wait_down(&host, "");
+    for number in 0..50 {
+        assert_eq!(say(&host, &session, &format!("{number:02}"), 1 + number % 2, true).0, 200);
+    }
     broker.start_again();
     wait_up(&host);
     assert_eq!(host.ask(&session, "links", ""), json!(["down", "up", "down", "up"]));
+    assert_eq!(say(&host, &session, "99", 1, true).0, 200, "behind what was queued");
+    // The broker has forgotten what it kept before.
+    assert_eq!(kept(&mut guest(&broker, "late"), &[&session]), 51);
+    let log = broker.log();
+    let received = log.lines().filter(|line| line.contains("Received PUBLISH from iotserver") && line.contains(", r1, "));
+    let names: Vec<_> = received.filter_map(|line| line.split_once(&format!("'/{}/", session.id))?.1.get(..2)).collect();
+    let expected: Vec<_> = ["q1", "q2", "q3"].map(str::to_owned).into_iter().chain((0..50).map(|number| format!("{number:02}"))).collect();
+    assert_eq!(names[..53], expected, "in order");
     assert!(host.log().contains("down_for"));
     host.stop();
 }
