@@ -16,7 +16,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::{
     admission,
-    broker::{Broker, EmbeddedBroker, Endpoints, NoBroker},
+    broker::{Broker, EmbeddedBroker, Endpoints, ExternalBroker, LinkSettings, LinkToken, NoBroker},
     conductors::{
         catalog::{Catalog, Plugin, Type},
         library::Libraries,
@@ -63,9 +63,6 @@ pub fn run(settings: &Settings, ready_file: Option<&Path>) -> u8 {
 }
 
 fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Result<u8, Failed> {
-    if settings.mqtt.broker == BrokerKind::External {
-        return Err("an external broker is known and not available yet".into());
-    }
     let clock = Clock::system();
     let _lock = StateLock::acquire(&settings.state.dir)?;
     let tls = load_tls(settings, clock)?;
@@ -82,13 +79,19 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
         }
         TokenMode::None => Tokens::ClientId,
     };
+    let link = match settings.mqtt.broker {
+        BrokerKind::External => Some(LinkSettings::new(&settings.mqtt, LinkToken::of(&tokens, settings.token.ttl), clock)?),
+        BrokerKind::Embedded | BrokerKind::None => None,
+    };
     let (store, stored) = store::open(&settings.store.url.to_string(), &settings.base_dir, settings.token.ttl, clock.seconds())?;
     let pool = Pool::start(runtime.handle().clone())?;
     runtime.block_on(async {
         let embedded = (settings.mqtt.broker == BrokerKind::Embedded).then(|| EmbeddedBroker::new(crate::broker::Limits::default()));
-        let broker: Arc<dyn Broker> = match &embedded {
-            Some(embedded) => embedded.clone(),
-            None => Arc::new(NoBroker),
+        let external = link.map(ExternalBroker::new);
+        let broker: Arc<dyn Broker> = match (&embedded, &external) {
+            (Some(embedded), _) => embedded.clone(),
+            (None, Some(external)) => external.clone(),
+            (None, None) => Arc::new(NoBroker),
         };
         let restored = stored.len();
         let manager = Manager::new(Catalog::new(types), stored, |manager| World {
@@ -107,7 +110,7 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
             tokens: tokens.clone(),
             username: settings.mqtt.username,
             mqtt_public_url: settings.mqtt.public_url.clone(),
-            has_broker: embedded.is_some(),
+            has_broker: settings.mqtt.broker != BrokerKind::None,
             iot_tls: settings.iot.tls,
             missing_plugins,
         });
@@ -123,6 +126,9 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
                 websocket_tls: settings.mqtt.websocket_tls_listen.clone(),
             };
             embedded.serve(admission, manager.clone(), &wanted, tls.clone()).await?;
+        }
+        if let Some(external) = &external {
+            external.start(manager.clone());
         }
         let addresses = addresses(&admin, &iot, &*broker)?;
         manager.start();
@@ -142,6 +148,10 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
         signals.wait().await;
         tracing::info!("stopping; a second signal ends it at once");
         let drain = async {
+            if let Some(external) = &external {
+                // What conductors would not hear any more waits at the broker for the next host.
+                external.stop_hearing();
+            }
             stop.send_replace(true);
             // A task that panicked has nothing under way any more; hence the results that are not looked at.
             let _ = tokio::join!(manager.stop(), iot, main_loop);

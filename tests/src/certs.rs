@@ -50,7 +50,6 @@ impl Authority {
     ///
     /// # Panics
     /// When it cannot be written.
-    #[must_use]
     pub fn write(&self, folder: &Path) -> PathBuf {
         let file = folder.join("ca.pem");
         fs::write(&file, &self.pem).expect("written");
@@ -62,7 +61,6 @@ impl Authority {
     ///
     /// # Panics
     /// When it cannot be made or written.
-    #[must_use]
     pub fn issue(&self, folder: &Path, name: &str, hosts: &[&str]) -> Identity {
         self.issue_between(folder, name, hosts, 1975, 4096)
     }

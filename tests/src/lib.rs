@@ -15,6 +15,7 @@ pub mod curl;
 pub mod host;
 pub mod http;
 pub mod jwt_plugin;
+pub mod link;
 pub mod mosquitto;
 pub mod mqtt;
 pub mod nginx;

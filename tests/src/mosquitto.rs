@@ -49,7 +49,7 @@ impl Mosquitto {
     /// An open broker: everybody may do everything.
     #[must_use]
     pub fn open() -> Self {
-        Self::start(|_, port| format!("listener {port} 127.0.0.1\nallow_anonymous true\n"))
+        Self::start(|_, port| format!("set_tcp_nodelay true\nlistener {port} 127.0.0.1\nallow_anonymous true\n"))
     }
 
     /// Where its files are: `mosquitto.conf`, `log`, and what the settings named.
@@ -74,6 +74,18 @@ impl Mosquitto {
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("killed");
+            child.wait().expect("gone");
+        }
+    }
+
+    /// Ends it in order: it writes its file, if it keeps one.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn terminate(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let process = rustix::process::Pid::from_child(&child);
+            rustix::process::kill_process(process, rustix::process::Signal::TERM).expect("signalled");
             child.wait().expect("gone");
         }
     }

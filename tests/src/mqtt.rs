@@ -236,17 +236,34 @@ impl Mqtt {
     /// # Panics
     /// When that word does not come, or the connection ends.
     pub fn publish(&mut self, topic: &str, payload: &str, qos: u8, retain: bool) -> bool {
-        match &self.client {
-            Client::V311(client) => client.try_publish(topic, qos_v311(qos), retain, payload.to_owned()).expect("a valid topic"),
-            Client::V5(client) => client.try_publish(topic, qos_v5(qos), retain, payload.to_owned()).expect("a valid topic"),
-        }
+        self.try_publish(topic, payload, qos, retain)
+            .unwrap_or_else(|why| panic!("the connection ended while PUBACK or PUBCOMP was waited for: {why}"))
+    }
+
+    /// As [`Mqtt::publish`], where the connection may end meanwhile.
+    ///
+    /// # Errors
+    /// Why it ended.
+    ///
+    /// # Panics
+    /// When the broker's word does not come.
+    pub fn try_publish(&mut self, topic: &str, payload: &str, qos: u8, retain: bool) -> Result<bool, String> {
+        let queued = match &self.client {
+            Client::V311(client) => client.try_publish(topic, qos_v311(qos), retain, payload.to_owned()).map_err(|e| e.to_string()),
+            Client::V5(client) => client.try_publish(topic, qos_v5(qos), retain, payload.to_owned()).map_err(|e| e.to_string()),
+        };
+        queued?;
         if qos == 0 {
-            return true;
+            return Ok(true);
         }
-        self.wait("PUBACK or PUBCOMP", |told| match told {
-            Told::Published(accepted) => Some(*accepted),
-            _ => None,
-        })
+        loop {
+            match self.next("PUBACK or PUBCOMP") {
+                Told::Published(accepted) => return Ok(accepted),
+                Told::Message(message) => self.waiting.push_back(message),
+                Told::Gone(why) => return Err(why),
+                _ => {}
+            }
+        }
     }
 
     /// The next message.
@@ -385,6 +402,7 @@ fn connect_v311(
         options.set_last_will(rumqttc::LastWill::new(topic, payload.clone(), rumqttc::QoS::AtLeastOnce, *retain));
     }
     let (client, mut connection) = rumqttc::AsyncClient::new(options, 1000);
+    connection.set_network_options(without_delay());
     runtime.spawn(async move {
         loop {
             let news = match connection.poll().await {
@@ -427,6 +445,7 @@ fn connect_v5(runtime: &Runtime, told: Sender<Told>, address: String, port: u16,
         let will = v5packets::LastWill::new(topic, payload.clone(), v5::mqttbytes::QoS::AtLeastOnce, *retain, None);
         options.set_last_will(will);
     }
+    options.set_network_options(without_delay());
     let (client, mut connection) = v5::AsyncClient::new(options, 1000);
     runtime.spawn(async move {
         loop {
@@ -465,6 +484,13 @@ fn connect_v5(runtime: &Runtime, told: Sender<Told>, address: String, port: u16,
         }
     });
     client
+}
+
+/// Small packets that follow each other would otherwise wait for the other side's system, 40 ms each.
+fn without_delay() -> rumqttc::NetworkOptions {
+    let mut options = rumqttc::NetworkOptions::new();
+    options.set_tcp_nodelay(true);
+    options
 }
 
 fn qos_v311(qos: u8) -> rumqttc::QoS {

@@ -10,6 +10,7 @@ use crate::{sessions::SessionId, tokens::grant::Grant};
 mod census;
 mod connection;
 mod embedded;
+mod external;
 mod gate;
 mod limits;
 mod listen;
@@ -19,6 +20,7 @@ mod stream;
 mod websocket;
 
 pub use embedded::EmbeddedBroker;
+pub use external::{ExternalBroker, LinkSettings, LinkToken};
 pub use limits::Limits;
 pub use none::NoBroker;
 

@@ -78,10 +78,15 @@ fn mqtt(ports: &Ports) -> Value {
     if !ports.has_broker {
         return Value::Null;
     }
-    let endpoints = ports.manager.world().broker.endpoints();
-    let mut told = json!({ "iot_websocket": { "path": "/mqtt" } });
-    if ports.iot_tls {
-        told["iot_websocket"]["tls"] = json!(true);
+    let broker = &ports.manager.world().broker;
+    let endpoints = broker.endpoints();
+    let mut told = json!({});
+    // Of a broker outside only the settings know where devices reach it.
+    if broker.link().is_none() {
+        told["iot_websocket"] = json!({ "path": "/mqtt" });
+        if ports.iot_tls {
+            told["iot_websocket"]["tls"] = json!(true);
+        }
     }
     if let Some(address) = endpoints.tcp.first() {
         told["tcp"] = json!({ "port": address.port() });

@@ -225,7 +225,10 @@ fn load(path: &Path) -> Result<SigningKey, KeyProblem> {
     SigningKey::from_pem(&read_private(path)?)
 }
 
-/// The text of a private key's file, where nobody else may read or change it.
+/// The content of a file that its owner alone may read.
+///
+/// # Errors
+/// When it cannot be read, others may read or change it, or it is too large.
 pub(crate) fn read_private(path: &Path) -> Result<Vec<u8>, KeyProblem> {
     let absent = |e: io::Error| if e.kind() == io::ErrorKind::NotFound { KeyProblem::Absent } else { KeyProblem::Read(e) };
     // Looked at before it is opened, since opening a pipe would wait for its writer.

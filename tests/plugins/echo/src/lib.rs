@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 struct Echo {
     heard: Vec<Value>,
+    /// What it was told of the link, in order.
+    links: Vec<&'static str>,
     requests: u64,
 }
 
@@ -24,6 +26,14 @@ struct Say {
 }
 
 #[derive(Deserialize, JsonSchema)]
+struct SayOften {
+    name: String,
+    payload: String,
+    qos: u8,
+    times: u64,
+}
+
+#[derive(Deserialize, JsonSchema)]
 struct Wait {
     millis: u64,
 }
@@ -33,7 +43,7 @@ impl Conductor for Echo {
 
     async fn create(session: &Session, (): ()) -> Result<Self> {
         tracing::info!(type_name = session.type_name(), "created");
-        Ok(Self { heard: Vec::new(), requests: 0 })
+        Ok(Self { heard: Vec::new(), links: Vec::new(), requests: 0 })
     }
 
     fn methods() -> Methods<Self> {
@@ -42,7 +52,9 @@ impl Conductor for Echo {
             .on("whoami", Self::whoami)
             .on("count", Self::count)
             .on("heard", Self::heard)
+            .on("links", Self::links)
             .on("say", Self::say)
+            .on("say_often", Self::say_often)
             .on("clients", Self::clients)
             .on("wait", Self::wait)
             .on("wait_for", Self::wait_for)
@@ -59,6 +71,11 @@ impl Conductor for Echo {
         if message.name() == "ask" {
             session.publish("answer", message.payload()).qos(message.qos()).await?;
         }
+        Ok(())
+    }
+
+    async fn link(&mut self, _: &Session, link: Link) -> Result<()> {
+        self.links.push(if link == Link::Up { "up" } else { "down" });
         Ok(())
     }
 
@@ -88,12 +105,23 @@ impl Echo {
         Ok(self.heard.clone())
     }
 
+    async fn links(&mut self, _: &Session, (): ()) -> Result<Vec<&'static str>> {
+        Ok(self.links.clone())
+    }
+
     async fn say(&mut self, session: &Session, say: Say) -> Result<()> {
         let publish = match &say.client {
             Some(client) => session.publish_to(client, &say.name, &say.payload),
             None => session.publish(&say.name, &say.payload),
         };
         publish.qos(say.qos).retain(say.retain).await
+    }
+
+    async fn say_often(&mut self, session: &Session, often: SayOften) -> Result<()> {
+        for _ in 0..often.times {
+            session.publish(&often.name, &often.payload).qos(often.qos).await?;
+        }
+        Ok(())
     }
 
     async fn clients(&mut self, session: &Session, (): ()) -> Result<Vec<String>> {

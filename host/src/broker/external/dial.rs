@@ -1,0 +1,144 @@
+//! From an address to a stream of bytes: TCP, TLS, WebSocket.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use axum::http::{HeaderValue, header::SEC_WEBSOCKET_PROTOCOL};
+use bytes::{Buf, Bytes};
+use futures_util::{Sink, Stream};
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, lookup_host},
+};
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::{
+    WebSocketStream, client_async_with_config,
+    tungstenite::{Error as WsError, Message, client::IntoClientRequest as _, protocol::WebSocketConfig},
+};
+
+use super::{
+    settings::{LinkSettings, Scheme},
+    tls,
+    trouble::{Trouble, plain},
+};
+
+/// Bytes both ways, however they travel.
+pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Connects. Bounded by the caller.
+pub(super) async fn dial(settings: &LinkSettings) -> Result<Box<dyn Io>, Trouble> {
+    let address = &settings.address;
+    let resolved = lookup_host((address.host.as_str(), address.port))
+        .await
+        .map_err(|error| Trouble::Name { name: address.host.clone(), problem: plain(&error) })?;
+    let tcp = connect_any(resolved).await.map_err(|error| Trouble::Unreachable(plain(&error)))?;
+    tcp.set_nodelay(true).map_err(|error| Trouble::Unreachable(plain(&error)))?;
+    let stream: Box<dyn Io> = if address.scheme.has_tls() {
+        let name = ServerName::try_from(address.host.clone())
+            .map_err(|_| Trouble::Tls(format!("{} is no name that a certificate could have", address.host)))?;
+        let connector = TlsConnector::from(Arc::new(tls::config(settings)?));
+        let stream = connector.connect(name, tcp).await.map_err(|error| match Trouble::of_io(&error, &address.host) {
+            Trouble::Lost(problem) | Trouble::Closed(problem) => Trouble::Tls(format!("the handshake failed: {problem}")),
+            other => other,
+        })?;
+        Box::new(stream)
+    } else {
+        Box::new(tcp)
+    };
+    match address.scheme {
+        Scheme::Mqtt | Scheme::Mqtts => Ok(stream),
+        Scheme::Ws | Scheme::Wss => Ok(Box::new(upgrade(settings, stream).await?)),
+    }
+}
+
+/// The first of the addresses that answers.
+async fn connect_any(addresses: impl Iterator<Item = std::net::SocketAddr>) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn upgrade(settings: &LinkSettings, stream: Box<dyn Io>) -> Result<WebSocketIo, Trouble> {
+    let address = &settings.address;
+    let scheme = if address.scheme.has_tls() { "wss" } else { "ws" };
+    let url = format!("{scheme}://{}{}", address.authority(), address.path);
+    let mut request = url.into_client_request().map_err(|error| Trouble::WebSocket(error.to_string()))?;
+    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("mqtt"));
+    // A frame may pack many packets; what one packet may be is checked where packets are read.
+    let config = WebSocketConfig::default().write_buffer_size(0);
+    match client_async_with_config(request, stream, Some(config)).await {
+        Ok((socket, _)) => Ok(WebSocketIo { socket, read: Bytes::new() }),
+        Err(WsError::Http(response)) => {
+            Err(Trouble::WebSocket(format!("{} answers {} at the path {}", address.authority(), response.status(), address.path)))
+        }
+        Err(WsError::Io(error)) => Err(Trouble::of_io(&error, &address.host)),
+        Err(error) => Err(Trouble::WebSocket(error.to_string())),
+    }
+}
+
+/// A WebSocket's binary messages as bytes.
+struct WebSocketIo {
+    socket: WebSocketStream<Box<dyn Io>>,
+    read: Bytes,
+}
+
+impl WebSocketIo {
+    fn socket(&mut self) -> Pin<&mut WebSocketStream<Box<dyn Io>>> {
+        Pin::new(&mut self.socket)
+    }
+}
+
+/// The system's error, where it is one: TLS hides in it.
+fn as_io(error: WsError) -> io::Error {
+    match error {
+        WsError::Io(error) => error,
+        other => io::Error::other(other),
+    }
+}
+
+impl AsyncRead for WebSocketIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        while !self.read.has_remaining() {
+            match ready!(self.socket().poll_next(cx)) {
+                Some(Ok(Message::Binary(bytes))) => self.read = bytes,
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                Some(Ok(Message::Text(_))) => {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "MQTT comes in binary messages")));
+                }
+                Some(Ok(Message::Close(_))) | None => return Poll::Ready(Ok(())),
+                Some(Err(error)) => return Poll::Ready(Err(as_io(error))),
+            }
+        }
+        let n = buf.remaining().min(self.read.len());
+        buf.put_slice(&self.read.split_to(n));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for WebSocketIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.socket().poll_ready(cx)).map_err(as_io)?;
+        self.socket().start_send(Message::Binary(Bytes::copy_from_slice(buf))).map_err(as_io)?;
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket().poll_flush(cx).map_err(as_io)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket().poll_close(cx).map_err(as_io)
+    }
+}
