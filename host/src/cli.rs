@@ -8,7 +8,10 @@ use std::{
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{Flag, Mistakes, Settings, Warning, reference};
+use crate::{
+    config::{Flag, Mistakes, Settings, Warning, reference},
+    plugin::{self, PluginCommand},
+};
 
 /// The exit status for a wrong command line and for wrong settings.
 pub const WRONG_SETTINGS: u8 = 2;
@@ -55,6 +58,9 @@ enum Command {
     /// Checks or shows settings without starting anything.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Begins a new plugin, or looks into a built one. Needs no settings and no running host.
+    #[command(subcommand)]
+    Plugin(PluginCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -128,6 +134,11 @@ pub fn start(
             Err(mistakes) => refuse(err, &mistakes),
         },
         Command::Config(ConfigCommand::Reference) => print(out, &reference(), 0),
+        Command::Plugin(command) => {
+            let said = plugin::run(command);
+            let status = write(err, &said.err, said.status);
+            print(out, &said.out, status)
+        }
     }
 }
 
@@ -145,9 +156,13 @@ fn refuse(err: &mut dyn Write, mistakes: &Mistakes) -> Next {
 
 /// Ends with `status`; with 1 where the text could not be written and all else went well.
 fn print(to: &mut dyn Write, text: &str, status: u8) -> Next {
+    Next::Exit(write(to, text, status))
+}
+
+fn write(to: &mut dyn Write, text: &str, status: u8) -> u8 {
     match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
-        Err(_) if status == 0 => Next::Exit(1),
-        _ => Next::Exit(status),
+        Err(_) if status == 0 => 1,
+        _ => status,
     }
 }
 

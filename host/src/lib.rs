@@ -8,6 +8,7 @@ pub mod conductors;
 pub mod config;
 pub mod http;
 pub mod logging;
+mod plugin;
 pub mod sessions;
 pub mod store;
 pub mod tasks;
