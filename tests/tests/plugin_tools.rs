@@ -285,6 +285,7 @@ fn nothing_of_a_file_runs_before_it_has_passed() {
         assert_eq!(desk.inspect(&file).code, Some(1));
         assert!(!marker.exists(), "{} was opened", file.display());
     }
+    assert!(desk.plugin(&["inspect", "--help"]).stdout.contains("THEN ITS CODE RUNS"));
     // One that passes the look at its headers is opened, and only then found to be none. Without this, the marker would prove nothing.
     let opened = desk.compiled("gcc", "gcc", &source("char conductor_host_plugin_v1[4096] = \"garbage\";"), "opened.so");
     assert_eq!(desk.inspect(&opened).code, Some(1));
@@ -366,6 +367,8 @@ fn a_new_plugin_builds_passes_its_own_ci_loads_and_answers() {
         let arguments = step.split(' ').filter(|argument| *argument != "--release");
         let mut command = cargo();
         command.args(arguments).current_dir(&made).env("CARGO_TARGET_DIR", &target).env("CARGO_NET_OFFLINE", "true");
+        // Nobody debugs it, and it is built anew each time.
+        command.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_INCREMENTAL", "0");
         run_tool(&mut command, "cargo");
     }
 

@@ -182,3 +182,14 @@ pub(crate) fn is_hidden(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
         || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_of_a_plugin_is_one_plain_line() {
+        assert_eq!(one_line(" a\n\tb\u{1b}[31m\u{202e}\u{9b}é ", 60), r"a b\u{1b}[31m\u{202e}\u{9b}é");
+        assert_eq!(one_line("äöüß", 3), "äöü…");
+    }
+}
