@@ -16,6 +16,9 @@ use crate::conductors::{
     services::LibraryHost,
 };
 
+/// How folders for copies are named.
+const PREFIX: &str = "conductor-host-inspect";
+
 /// As printed with `--json`: keys are added, never renamed.
 #[derive(Serialize)]
 struct Report<'a> {
@@ -60,14 +63,11 @@ pub(super) fn run(file: &Path, json: bool) -> Said {
         Ok(path) => path,
         Err(error) => return Said::failed(format!("{:?} is no path: {error}\n", file.display())),
     };
-    // An open library cannot be removed on Windows: there, the folder stays, in the user's own temporary folder.
-    let temporary = if cfg!(windows) { None } else { Some(tempfile::Builder::new().prefix("conductor-host-inspect-").tempdir()) };
-    let temporary = match temporary.transpose() {
+    let temporary = match temporary_folder() {
         Ok(temporary) => temporary,
         Err(error) => return Said::failed(format!("no temporary folder for the plugin's copy: {error}; TMPDIR can name another\n")),
     };
-    let copies =
-        temporary.as_ref().map_or_else(|| std::env::temp_dir().join("conductor-host-inspect"), |folder| folder.path().join("copies"));
+    let copies = temporary.as_ref().map_or_else(|| std::env::temp_dir().join(PREFIX), |folder| folder.path().join("copies"));
     let libraries = LibraryHost::libraries(copies.clone(), 0);
     let loaded = libraries.load(&configured, None);
     let said = match &loaded {
@@ -77,6 +77,16 @@ pub(super) fn run(file: &Path, json: bool) -> Said {
     };
     let removed = temporary.map_or_else(|| libraries.remove_unused_copies().map(drop), TempDir::close);
     told(said, removed, &copies)
+}
+
+/// A new folder that only this user may enter, whatever the umask: what lies in it is opened. None on Windows, where an open library
+/// cannot be removed: there it is always the same folder, in the user's own one for temporary files.
+fn temporary_folder() -> io::Result<Option<TempDir>> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(PREFIX);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    if cfg!(windows) { Ok(None) } else { builder.tempdir().map(Some) }
 }
 
 /// What is left behind does not make a good plugin a bad one, but is not kept secret.
@@ -141,7 +151,8 @@ fn conductor(manifest: &ConductorManifest) -> Conductor<'_> {
 
 /// JSON in which what a terminal would act on is escaped; to a reader of JSON it is the same.
 fn one_object(value: &impl Serialize) -> String {
-    let json = serde_json::to_string_pretty(value).unwrap_or_else(|error| format!("{{\"ok\": false, \"refused\": \"{error}\"}}"));
+    let failed = |error: serde_json::Error| serde_json::json!({"ok": false, "refused": error.to_string()}).to_string();
+    let json = serde_json::to_string_pretty(value).unwrap_or_else(failed);
     let mut escaped = String::with_capacity(json.len() + 1);
     for c in json.chars() {
         // The line ends are those between the parts; within texts they are escaped already.
@@ -202,6 +213,14 @@ mod tests {
         let shown = one_object(&bad);
         assert!(shown.chars().all(|c| c == '\n' || !is_hidden(c)), "{shown:?}");
         assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), bad);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_folder_for_copies_is_private() {
+        let folder = temporary_folder().unwrap().expect("a folder of its own");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(folder.path()).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o700);
     }
 
     fn manifest(json: Value) -> ConductorManifest {

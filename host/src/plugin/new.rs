@@ -1,5 +1,5 @@
 //! `plugin new`: writes the crate of a new plugin. What is in it lies in `new/`, and is built, tested and loaded by
-//! `tests/tests/plugin_new.rs`.
+//! `tests/tests/plugin_tools.rs`.
 
 use std::{
     fs, io,
@@ -71,20 +71,17 @@ fn files(name: &str, sdk: &Sdk) -> Vec<(&'static str, String)> {
 
 /// Makes the folder `target` with these files, whole or not at all: written beside it first, then renamed.
 fn write(files: &[(&str, String)], parent: &Path, target: &Path) -> io::Result<()> {
-    // Removed with all that is in it when this returns.
+    // Removed with all that is in it when this returns, unless it has another name by then. Its rights are the usual ones.
     let beside = tempfile::Builder::new().prefix(".conductor-host-new-").tempdir_in(parent)?;
-    // One further down: a temporary folder is its owner's alone, and the new one shall have the usual rights.
-    let whole = beside.path().join("new");
-    fs::create_dir(&whole)?;
     for (path, text) in files {
-        let file = whole.join(path);
+        let file = beside.path().join(path);
         if let Some(folder) = file.parent() {
             fs::create_dir_all(folder)?;
         }
         fs::write(file, text)?;
     }
     // Fails where something has appeared in the meantime, unless that is an empty folder.
-    fs::rename(whole, target)
+    fs::rename(beside.path(), target)
 }
 
 fn next_steps(name: &str, folder: &Path) -> String {
