@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use conductor_abi::{abi_stable::std_types::RErr, contract::HostObj};
+use conductor_abi::abi_stable::std_types::RErr;
 use serde_json::{Value, json, value::RawValue};
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 use tracing::level_filters::LevelFilter;
@@ -219,10 +219,7 @@ fn reload_on_hangup(_runtime: &Runtime, _tls: Option<Arc<Tls>>) -> io::Result<()
 
 /// Loads the plugin of each type. What a type that is not required lacks is told beside.
 fn load_types(runtime: &Runtime, settings: &Settings) -> Result<(Vec<Type>, Vec<String>), Failed> {
-    let libraries = Libraries::new(settings.state.dir.join("plugins"), log_level(), |file| {
-        let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
-        HostObj::new(LibraryHost { file: name.into() })
-    });
+    let libraries = LibraryHost::libraries(settings.state.dir.join("plugins"), log_level());
     let (mut types, mut missing, mut fatal) = (Vec::new(), Vec::new(), Vec::new());
     for (name, wanted) in &settings.types {
         let plugin = load_plugin(runtime, &libraries, name, wanted).map_err(|reason| {

@@ -13,6 +13,7 @@ mod token;
 use crate::{
     config::{Flag, Mistakes, Settings, Warning, reference},
     migrate,
+    plugin::{self, PluginCommand},
     sessions::clock::Clock,
 };
 
@@ -65,6 +66,9 @@ enum Command {
     #[command(subcommand)]
     Token(token::TokenCommand),
     Migrate(migrate::Arguments),
+    /// Begins a new plugin, or looks into a built one. Needs no settings and no running host.
+    #[command(subcommand)]
+    Plugin(PluginCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -143,6 +147,11 @@ pub fn start(
             Ok(()) => Next::Exit(0),
             Err(failed) => print(err, format!("{failed}\n").as_bytes(), failed.status()),
         },
+        Command::Plugin(command) => {
+            let said = plugin::run(command);
+            let status = write(err, said.err.as_bytes(), said.status);
+            print(out, said.out.as_bytes(), status)
+        }
     }
 }
 
@@ -160,9 +169,13 @@ fn refuse(err: &mut dyn Write, mistakes: &Mistakes) -> Next {
 
 /// Ends with `status`; with 1 where the text could not be written and all else went well.
 fn print(to: &mut dyn Write, text: &[u8], status: u8) -> Next {
+    Next::Exit(write(to, text, status))
+}
+
+fn write(to: &mut dyn Write, text: &[u8], status: u8) -> u8 {
     match to.write_all(text).and_then(|()| to.flush()) {
-        Err(_) if status == 0 => Next::Exit(1),
-        _ => Next::Exit(status),
+        Err(_) if status == 0 => 1,
+        _ => status,
     }
 }
 

@@ -9,6 +9,7 @@ pub mod config;
 pub mod http;
 pub mod logging;
 pub mod migrate;
+mod plugin;
 pub mod sessions;
 pub mod store;
 pub mod tasks;

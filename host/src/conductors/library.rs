@@ -131,10 +131,12 @@ impl Libraries {
         inspect(&bytes, &Target::current())?;
         let copy =
             copy(&self.copies, hash, &bytes).map_err(|error| Reason::Copy { folder: self.copies.clone(), error: error.to_string() })?;
+        let size = bytes.len();
         drop(bytes);
         let header = open(&copy)?;
         let result = start(header, (self.host)(file), self.log_level);
-        let result = result.map(|(root, manifest)| Arc::new(Library { file: file.to_owned(), hash, manifest, root }));
+        let abi = one_line(header.version_strings().version.as_str(), 40);
+        let result = result.map(|(root, manifest)| Arc::new(Library { file: file.to_owned(), size, hash, abi, manifest, root }));
         known.insert(hash, result.clone());
         result
     }
@@ -170,7 +172,9 @@ impl Libraries {
 /// A loaded plugin, until the process ends. It has kept the checks; it may still do anything.
 pub struct Library {
     file: PathBuf,
+    size: usize,
     hash: Hash,
+    abi: String,
     manifest: Manifest,
     root: PluginRootRef,
 }
@@ -188,10 +192,22 @@ impl Library {
         &self.file
     }
 
+    /// How many bytes were loaded.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// The SHA-256 of what was loaded.
     #[must_use]
     pub fn hash(&self) -> Hash {
         self.hash
+    }
+
+    /// The version of the contract that it was built with: what was checked, not what its manifest says.
+    #[must_use]
+    pub fn abi(&self) -> &str {
+        &self.abi
     }
 
     /// What it offers: at least one conductor, no name twice.

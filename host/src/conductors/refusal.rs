@@ -26,7 +26,7 @@ impl std::error::Error for Refusal {}
 #[non_exhaustive]
 pub enum Reason {
     /// Nothing is there.
-    #[error("there is no such file{}; build the plugin, or correct its path in the settings", meant(.configured))]
+    #[error("there is no such file{}; build the plugin, or correct its path", meant(.configured))]
     Missing {
         /// The path in the settings, where it is a stem that had to be resolved.
         configured: Option<PathBuf>,
@@ -152,16 +152,44 @@ pub enum Reason {
 }
 
 fn meant(configured: &Option<PathBuf>) -> String {
-    configured
-        .as_ref()
-        .map_or_else(String::new, |path| format!(" (which is what {:?} in the settings means on this system)", path.display()))
+    configured.as_ref().map_or_else(String::new, |path| format!(" (which is what {:?} means on this system)", path.display()))
 }
 
-/// On one line, and no longer than `most` characters.
-pub(super) fn one_line(text: &str, most: usize) -> String {
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+/// On one line, plain, and no longer than `most` characters.
+pub(crate) fn one_line(text: &str, most: usize) -> String {
+    let text = plain(&text.split_whitespace().collect::<Vec<_>>().join(" "));
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
+    }
+}
+
+/// A text out of a plugin, safe to show: what could move a terminal's cursor, colour it or hide something is written as `\u{1b}`.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut plain, c| {
+        if is_hidden(c) {
+            plain.extend(c.escape_unicode())
+        } else {
+            plain.push(c)
+        }
+        plain
+    })
+}
+
+/// Whether a character shows nothing by itself and changes what is around it: controls, marks of direction, joiners, tags.
+pub(crate) fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+        || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_of_a_plugin_is_one_plain_line() {
+        assert_eq!(one_line(" a\n\tb\u{1b}[31m\u{202e}\u{9b}é ", 60), r"a b\u{1b}[31m\u{202e}\u{9b}é");
+        assert_eq!(one_line("äöüß", 3), "äöü…");
     }
 }

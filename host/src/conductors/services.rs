@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    path::PathBuf,
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll},
@@ -13,13 +14,13 @@ use bytes::Bytes;
 use conductor_abi::{
     abi_stable::std_types::{RErr, ROk},
     async_ffi::{BorrowingFfiFuture, FfiFuture},
-    contract::{Event, Failure, HostObject, Reply},
+    contract::{Event, Failure, HostObj, HostObject, Reply},
     wire::{ClientInfo, PublishMeta, SleepMeta, call, code},
 };
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 
-use super::Trouble;
+use super::{Trouble, library::Libraries};
 use crate::{
     broker::BrokerError,
     sessions::{Session, task::Task},
@@ -164,6 +165,18 @@ impl HostObject for SessionHost {
 pub struct LibraryHost {
     /// Named in each line.
     pub file: Arc<str>,
+}
+
+impl LibraryHost {
+    /// The plugins of this process, which see the host so: what `serve` loads, and what `plugin inspect` shows. For the arguments
+    /// see [`Libraries::new`].
+    #[must_use]
+    pub fn libraries(copies: PathBuf, log_level: u8) -> Libraries {
+        Libraries::new(copies, log_level, |file| {
+            let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+            HostObj::new(Self { file: name.into() })
+        })
+    }
 }
 
 impl HostObject for LibraryHost {

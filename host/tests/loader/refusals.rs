@@ -18,11 +18,11 @@ fn what_is_not_there_is_said_with_what_was_looked_for() {
     assert_eq!(
         loader.refused(&stem),
         format!(
-            "there is no such file (which is what {:?} in the settings means on this system); build the plugin, or correct its path in the settings",
+            "there is no such file (which is what {:?} means on this system); build the plugin, or correct its path",
             stem.display().to_string()
         )
     );
-    assert_eq!(loader.refused(&stem.with_extension("so")), "there is no such file; build the plugin, or correct its path in the settings");
+    assert_eq!(loader.refused(&stem.with_extension("so")), "there is no such file; build the plugin, or correct its path");
 }
 
 #[test]
