@@ -135,6 +135,9 @@ fn a_client_that_joined_connects_whatever_it_shows_beside_its_name() {
     // A client that leaves its id to the broker is known by its username.
     assert!(accepted("", Some("a"), Some("a")));
     assert!(!accepted("", Some(&session.id), Some("a")) && !accepted("", None, None));
+    // As is one that makes up an id for each connection, as Unity's existing clients do.
+    assert!(accepted("9d2c9a4e-2b1f-4f0e-8f5e-1c6c1f4b7a10", Some("a"), Some("a")));
+    assert!(!accepted("9d2c9a4e-2b1f-4f0e-8f5e-1c6c1f4b7a10", Some(&session.id), Some("a")));
 }
 
 #[test]
@@ -146,7 +149,7 @@ fn who_joined_nothing_is_refused() {
     host.close(&closed);
     for (level, refusal) in REFUSED {
         for client in ["b", "A", "gone", "iotserver"] {
-            for username in [client, &session.id, &closed.id, "a"] {
+            for username in [client, &session.id, &closed.id, "z"] {
                 assert_eq!(connack(&host, level, client, Some(username), Some("a"), None), refusal, "{client} as {username}");
             }
         }

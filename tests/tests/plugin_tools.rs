@@ -128,7 +128,7 @@ fn a_plugin_is_shown_with_all_that_it_offers() {
         "  contract  1.0.0, and this host has 1.0.0".to_owned(),
         "conductor \"echo\"".to_owned(),
         "  made      with the session".to_owned(),
-        "  hooks     message, close".to_owned(),
+        "  hooks     message, link, close".to_owned(),
         "  config    none".to_owned(),
         "  methods   params any -> any".to_owned(),
         "            whoami -> any".to_owned(),
@@ -171,7 +171,7 @@ fn as_json_it_has_the_documented_keys() {
     let conductor = &shown["conductors"][0];
     assert_eq!(
         (&conductor["name"], &conductor["lazy"], &conductor["hooks"]),
-        (&json!("echo"), &json!(false), &json!(["message", "close"]))
+        (&json!("echo"), &json!(false), &json!(["message", "link", "close"]))
     );
     assert_eq!(conductor["config"]["type"], "null");
     let method = conductor["methods"].as_array().unwrap().iter().find(|method| method["name"] == "say").unwrap();
