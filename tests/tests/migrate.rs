@@ -355,7 +355,7 @@ fn damaged_files_are_refused_with_their_place_and_nothing_is_touched() {
         (b"{\"000042\": null}", "session 000042: expected a JSON object"),
         (b"{}{}", "something follows"),
         (b"{} x", "line 1"),
-        (b"\xef\xbb\xbf{}", "line 1"),
+        (b"\xef\xbb\xbf{}", "line 1: it begins with a byte order mark"),
         (b"\xff\xfe{\0}\0", "line 1"),
         (b"{\"000042\": {\"id\": \"\xff\"}}", "line 1"),
         (b"\0\0\0\0", "line 1"),
@@ -412,6 +412,18 @@ fn what_is_there_is_never_replaced() {
             }
         }
     }
+    let into = tempfile::tempdir().unwrap();
+    // No folder at all.
+    let (file, link) = (into.path().join("file"), into.path().join("link"));
+    fs::write(&file, "mine").unwrap();
+    symlink("/nowhere/at/all", &link).unwrap();
+    let before = everything(into.path());
+    for place in [&file, &link] {
+        for more in [&[][..], &["--dry-run"]] {
+            refused(&migrate_in(old.path(), place, more), "is there already and is not replaced");
+        }
+    }
+    assert_eq!(everything(into.path()), before);
     let into = tempfile::tempdir().unwrap();
     done(&migrate_in(old.path(), into.path(), &[]));
     let before = everything(old.path());

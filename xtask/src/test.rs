@@ -83,6 +83,33 @@ mod tests {
         assert_eq!(shown(&command), "cargo test --doc");
     }
 
+    /// Every page in the root and in the folders for people.
+    fn pages() -> Vec<std::path::PathBuf> {
+        let folders = ["", "docs", "conductor-sdk", "plugins", "deploy/nginx"].map(|folder| workspace::root().join(folder));
+        let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
+        let ends = ["md", "toml", "conf"];
+        files.filter(|file| file.extension().is_some_and(|end| ends.iter().any(|known| *known == end))).collect()
+    }
+
+    #[test]
+    fn no_page_has_a_merge_that_is_not_done_or_a_link_to_no_file() {
+        let pages = pages();
+        assert!(pages.len() > 15, "{pages:?}");
+        for page in pages {
+            let text = std::fs::read_to_string(&page).unwrap();
+            for line in text.lines() {
+                let marked = ["<<<<<<< ", "======= ", ">>>>>>> "].iter().any(|mark| format!("{line} ").starts_with(mark));
+                assert!(!marked, "{}: {line}", page.display());
+            }
+            if page.extension().is_some_and(|end| end == "md") {
+                for (link, _) in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')) {
+                    let file = link.split('#').next().unwrap_or_default();
+                    assert!(link.contains("://") || page.with_file_name(file).exists(), "{}: {link}", page.display());
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_plugin_of_the_readmes_is_the_one_that_is_compiled() {
         let read = |file: &str| std::fs::read_to_string(workspace::root().join(file)).unwrap();

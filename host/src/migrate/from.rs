@@ -50,6 +50,10 @@ pub(super) fn run(arguments: &Arguments, source: &Path, into: &Path, now: u64, o
     // Last: a folder without settings is one that is not finished.
     files.push((&settings_file, &write_settings));
 
+    // Also what a link that leads nowhere would become.
+    if base.symlink_metadata().is_ok() && !base.is_dir() {
+        return Err(Failed::Exists(base));
+    }
     // A host that runs there is a better reason than its files.
     drop(StateLock::if_used(&state)?);
     if let Some((there, _)) = files.iter().find(|(file, _)| file.symlink_metadata().is_ok()) {

@@ -115,7 +115,9 @@ pub enum Failed {
         Listed(problems)
     )]
     Refused { file: PathBuf, problems: Vec<String> },
-    #[error("the settings made of the old ones would not be accepted; nothing was written:\n{0}")]
+    #[error(
+        "the settings made of the old ones would not be accepted; nothing was written (if it is the broker: --broker names another one):\n{0}"
+    )]
     NewSettings(Mistakes),
     #[error("{0}")]
     Settings(Mistakes),

@@ -152,13 +152,19 @@ pub(super) fn read_bytes(file: &Path, most: u64) -> Result<Vec<u8>, Failed> {
     let refuse = |problem: &str| Failed::Read { file: file.to_owned(), problem: problem.to_owned() };
     let failed = |error: std::io::Error| Failed::read(file, &error);
     // Looked at before it is opened, since opening a pipe would wait for its writer.
-    if !fs::metadata(file).map_err(failed)?.is_file() {
+    let found = fs::metadata(file).map_err(failed)?;
+    if !found.is_file() {
         return Err(refuse("it is not a regular file"));
+    }
+    let too_large = || refuse(&format!("it is larger than {most} bytes"));
+    if found.len() > most {
+        return Err(too_large());
     }
     let mut bytes = Vec::new();
     File::open(file).and_then(|opened| opened.take(most.saturating_add(1)).read_to_end(&mut bytes)).map_err(failed)?;
+    // It may have grown since.
     if bytes.len() as u64 > most {
-        return Err(refuse(&format!("it is larger than {most} bytes")));
+        return Err(too_large());
     }
     Ok(bytes)
 }

@@ -12,6 +12,9 @@ use super::{
 };
 use crate::store::{StoredSession, transfer};
 
+/// The largest file with sessions that is read, in bytes: some millions of sessions. Memory takes several times as much.
+const MAX_SESSIONS: u64 = 1 << 30;
+
 /// What of the new settings concerns sessions.
 #[derive(Debug)]
 pub(super) struct Expected {
@@ -25,7 +28,7 @@ pub(super) struct Expected {
 /// # Errors
 /// Where the file cannot be read, or not all of it is understood: then all that is not is listed.
 pub(super) fn take(file: &Path, granted_until: u64, expected: &Expected, report: &mut Report) -> Result<Vec<Arc<StoredSession>>, Failed> {
-    let text = read_bytes(file, u64::MAX)?;
+    let text = read_bytes(file, MAX_SESSIONS)?;
     let refused = |problems| Failed::Refused { file: file.to_owned(), problems };
     let sessions = transfer::parse(&text, granted_until).map_err(refused)?;
     let inexact = inexact_numbers(&text);
@@ -218,6 +221,16 @@ mod tests {
             "000004: it is there twice",
         ] {
             assert!(error.contains(part), "{part}\n{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_memory_may_not_hold_is_refused_unread() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (size, problem) in [(MAX_SESSIONS + 1, "it is larger than 1073741824 bytes"), (10, "expected a JSON object")] {
+            file.as_file().set_len(size).unwrap();
+            let error = take(file.path(), 9, &expected(), &mut Report::default()).unwrap_err().to_string();
+            assert!(error.contains(problem), "{error}");
         }
     }
 

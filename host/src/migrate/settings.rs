@@ -1,6 +1,9 @@
 //! New settings of the old ones. Every old setting is told by name: taken, changed, or left and why.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::Ipv6Addr,
+    path::{Path, PathBuf},
+};
 
 use super::{
     Failed,
@@ -197,6 +200,8 @@ fn url(link: &Link) -> Option<String> {
         }
         (Some(_), _) => return None,
     };
+    // In a URL the colons of an address of IPv6 stand in brackets.
+    let host = if host.parse::<Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.clone() };
     Some(format!("{scheme}://{host}:{port}"))
 }
 

@@ -205,6 +205,7 @@ fn the_broker_is_the_one_of_the_old_program() {
         ("hostname='h', port=80, transport='websockets'", Some("ws://h:80")),
         ("hostname='h', port=443, transport='websockets', tls_context=c", Some("wss://h:443")),
         ("hostname='h', tls_context=None", Some("mqtt://h:1883")),
+        ("hostname='fd00::1'", Some("mqtt://[fd00::1]:1883")),
         ("hostname=settings.HOST", None),
         ("hostname='h', port=settings.PORT", None),
     ] {

@@ -59,6 +59,9 @@ pub(in crate::store) fn parse_all(bytes: &[u8], granted_until: u64) -> Result<Se
 }
 
 fn read(bytes: &[u8], granted_until: u64, problems: Option<&mut Vec<String>>) -> Result<Sessions, String> {
+    if bytes.starts_with("\u{feff}".as_bytes()) {
+        return Err("line 1: it begins with a byte order mark; save it as UTF-8 without one".into());
+    }
     match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'{') => {}
         None => return Err("it is empty, where a JSON object of sessions was expected (`{}` for none)".into()),

@@ -223,7 +223,7 @@ fn what_would_be_a_guess_stops_the_start_and_is_left_alone() {
     ]
     .map(|(content, expected)| (content.into_bytes(), expected))
     .into_iter()
-    .chain([(b"{\"7\xff\": {}}".to_vec(), "invalid unicode"), (b"\xef\xbb\xbf{}".to_vec(), "expected a JSON object")])
+    .chain([(b"{\"7\xff\": {}}".to_vec(), "invalid unicode"), (b"\xef\xbb\xbf{}".to_vec(), "it begins with a byte order mark")])
     .collect();
     for (content, expected) in cases {
         let place = Place::holding(&content);
