@@ -103,6 +103,7 @@ impl Reader {
             }
             Err(Fault::Unexpected) => format!("{}, expected {}", found(&shown(&value, parser.kind)), parser.expected),
             Err(Fault::Element(element)) => format!("{}, expected {}", found(&element), parser.expected),
+            Err(Fault::Secret(what)) => format!("found {what}; expected {}", parser.expected),
             Err(Fault::Because(reason)) => format!("{}: {reason}", found(&shown(&value, parser.kind))),
         };
         self.mistakes.push(Mistake::new(&origin, path, problem));

@@ -61,6 +61,8 @@ pub(super) enum Fault {
     Element(String),
     /// It is of the right form, and still cannot be.
     Because(String),
+    /// It holds a secret, so it is not shown; what to do instead.
+    Secret(&'static str),
 }
 
 /// A text that no message and no debug output shows.
@@ -336,9 +338,13 @@ fn addresses(value: &Value) -> Result<Vec<SocketAddr>, Fault> {
 /// Kept as written, without a final slash.
 fn url(value: &Value, schemes: &[&str]) -> Result<String, Fault> {
     let text = text(value)?;
-    let uri: Uri = text.parse().map_err(|_| Fault::Unexpected)?;
+    let hidden = text.contains('@');
+    let uri: Uri = text.parse().map_err(|_| if hidden { Fault::Secret("no URL, with an `@` in it") } else { Fault::Unexpected })?;
     let known = uri.scheme_str().is_some_and(|scheme| schemes.contains(&scheme));
-    let plain = uri.query().is_none() && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(Fault::Secret("a URL with a user or a password in it; take them out"));
+    }
+    let plain = uri.query().is_none();
     if !known || !plain || uri.host().is_none_or(str::is_empty) {
         return Err(Fault::Unexpected);
     }
