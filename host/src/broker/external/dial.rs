@@ -20,7 +20,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
-    tungstenite::{Error as WsError, Message, client::IntoClientRequest as _, protocol::WebSocketConfig},
+    tungstenite::{Error as WsError, Message, client::IntoClientRequest as _, error::ProtocolError, protocol::WebSocketConfig},
 };
 
 use super::{
@@ -48,7 +48,9 @@ pub(super) async fn dial(settings: &LinkSettings) -> Result<Box<dyn Io>, Trouble
             .map_err(|_| Trouble::Tls(format!("{} is no name that a certificate could have", address.host)))?;
         let connector = TlsConnector::from(Arc::new(tls::config(settings)?));
         let stream = connector.connect(name, tcp).await.map_err(|error| match Trouble::of_io(&error, &address.host) {
-            Trouble::Lost(problem) | Trouble::Closed(problem) => Trouble::Tls(format!("the handshake failed: {problem}")),
+            // By a reset or not, as chance has it: one trouble, told once.
+            Trouble::Closed(_) => Trouble::Tls("the broker closed the connection instead of a handshake".to_owned()),
+            Trouble::Lost(problem) => Trouble::Tls(format!("the handshake failed: {problem}")),
             other => other,
         })?;
         Box::new(stream)
@@ -91,7 +93,11 @@ async fn upgrade(settings: &LinkSettings, stream: Box<dyn Io>) -> Result<WebSock
         Err(WsError::Http(response)) => {
             Err(Trouble::WebSocket(format!("{} answers {} at the path {}", address.authority(), response.status(), address.path)))
         }
-        Err(WsError::Io(error)) => Err(Trouble::of_io(&error, &address.host)),
+        Err(WsError::Protocol(ProtocolError::HandshakeIncomplete)) => Err(Trouble::Unanswered),
+        Err(WsError::Io(error)) => Err(match Trouble::of_io(&error, &address.host) {
+            Trouble::Closed(_) => Trouble::Unanswered,
+            other => other,
+        }),
         Err(error) => Err(Trouble::WebSocket(error.to_string())),
     }
 }
@@ -112,6 +118,8 @@ impl WebSocketIo {
 fn as_io(error: WsError) -> io::Error {
     match error {
         WsError::Io(error) => error,
+        // An end like that of any other connection.
+        WsError::ConnectionClosed | WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => io::ErrorKind::UnexpectedEof.into(),
         other => io::Error::other(other),
     }
 }
@@ -156,9 +164,11 @@ mod tests {
     use std::time::Duration;
 
     use tokio::{
+        io::{AsyncReadExt as _, duplex},
         net::{TcpListener, TcpSocket},
         time::Instant,
     };
+    use tokio_tungstenite::{accept_async, client_async};
 
     use super::*;
 
@@ -178,5 +188,17 @@ mod tests {
         assert_eq!(stream.peer_addr().unwrap(), addresses[1]);
         let waited = started.elapsed();
         assert!(waited > Duration::from_secs(1) && waited < CONNECT_TIME / 2, "{waited:?}");
+    }
+
+    #[tokio::test]
+    async fn a_web_socket_that_is_cut_ends_like_any_connection() {
+        let (near, far) = duplex(4096);
+        let near: Box<dyn Io> = Box::new(near);
+        let (server, client) = tokio::join!(accept_async(far), client_async("ws://broker/mqtt", near));
+        drop(server.unwrap());
+        let mut io = WebSocketIo { socket: client.unwrap().0, read: Bytes::new() };
+        let error = io.read_u8().await.unwrap_err();
+        assert!(matches!(Trouble::of_io(&error, "broker"), Trouble::Closed(_)), "{error:?}");
+        assert_eq!(error.to_string(), io::Error::from(io::ErrorKind::UnexpectedEof).to_string());
     }
 }
