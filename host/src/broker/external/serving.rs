@@ -82,6 +82,8 @@ pub(super) struct Serving {
     last_id: u16,
     pub(super) pings: VecDeque<(Instant, Ping)>,
     pub(super) next_ping: Instant,
+    /// When anything came last.
+    heard: Instant,
     pub(super) renew_at: Option<Instant>,
     pub(super) renewing: Option<BoxFuture<'static, Result<Box<dyn Io>, Trouble>>>,
     pub(super) renewals: Backoff,
@@ -111,6 +113,7 @@ impl Link {
             last_id: LAST_ID,
             pings: VecDeque::new(),
             next_ping: now + opened.keep_alive,
+            heard: now,
             renew_at,
             renewing: None,
             renewals: Backoff::default(),
@@ -247,6 +250,7 @@ impl Link {
     }
 
     pub(super) fn incoming(&mut self, serving: &mut Serving, incoming: Incoming) -> Result<(), Trouble> {
+        serving.heard = Instant::now();
         let packet = match incoming {
             Incoming::Packet(packet) => packet,
             Incoming::Written => return Ok(()),
@@ -360,7 +364,7 @@ impl Link {
     fn timers(&mut self, serving: &mut Serving) -> Result<(), Trouble> {
         let now = Instant::now();
         if serving.pings.front().is_some_and(|(sent, _)| now >= *sent + PING_TIME) {
-            return Err(Trouble::Lost("the broker does not answer pings".to_owned()));
+            self.unanswered(serving)?;
         }
         if serving.subscribing.is_some_and(|(_, end)| now >= end) {
             return Err(Trouble::Lost("the broker does not answer the subscription".to_owned()));
@@ -375,6 +379,20 @@ impl Link {
         while let Some((_, later)) = serving.later.front().copied().filter(|(at, _)| now >= *at) {
             serving.later.pop_front();
             self.later(serving, later)?;
+        }
+        Ok(())
+    }
+
+    /// The oldest ping has no answer. A broker that has much to say may drop it with the rest, and yet lives.
+    fn unanswered(&self, serving: &mut Serving) -> Result<(), Trouble> {
+        match serving.pings.pop_front() {
+            Some((sent, _)) if serving.heard <= sent => return Err(Trouble::Lost("the broker does not answer pings".to_owned())),
+            // What it told of the session may be cut off as well.
+            Some((_, Ping::Retained(session) | Ping::Cleared(session))) => {
+                serving.clearings = serving.clearings.saturating_sub(1);
+                self.desk.state().closed.interrupted(session);
+            }
+            Some((_, Ping::KeepAlive)) | None => {}
         }
         Ok(())
     }

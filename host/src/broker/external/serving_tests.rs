@@ -214,3 +214,23 @@ async fn what_a_closed_session_said_is_not_sent_as_new() {
     assert!(publish[0] == 0x33 && publish.windows(4).any(|part| part == b"/2/x"), "{publish:x?}");
     assert_eq!(rig.packet().await[0], 0x82, "nothing between that and the clearing");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_drops_an_answer_but_speaks_is_asked_again() {
+    let mut rig = Rig::start_with(false, |link, _| drop(link.desk.state().closed.close(SessionId::parse("1").unwrap())));
+    rig.accept_subscription().await;
+    for _ in 0..2 {
+        let subscribe = rig.packet().await;
+        assert_eq!(subscribe[0], 0x82);
+        rig.send(&[0x90, 4, subscribe[2], subscribe[3], 0, 0]).await;
+        assert_eq!(rig.packet().await, [0xc0, 0]);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        rig.send(&[0x31, 8, 0, 4, b'/', b'1', b'/', b'x', 0, b'p']).await;
+        assert_eq!(rig.packet().await[0], 0x31, "what is retained is cleared");
+    }
+    // And then it speaks no more.
+    assert_eq!(rig.packet().await, [0xc0, 0], "the keep-alive");
+    let subscribe = rig.packet().await;
+    rig.send(&[0x90, 4, subscribe[2], subscribe[3], 0, 0]).await;
+    assert_eq!(rig.serving.await.unwrap(), Trouble::Lost("the broker does not answer pings".into()));
+}
