@@ -83,7 +83,7 @@ pub(super) struct Serving {
     pub(super) pings: VecDeque<(Instant, Ping)>,
     pub(super) next_ping: Instant,
     /// When anything came last.
-    heard: Instant,
+    pub(super) heard: Instant,
     pub(super) renew_at: Option<Instant>,
     pub(super) renewing: Option<BoxFuture<'static, Result<Box<dyn Io>, Trouble>>>,
     pub(super) renewals: Backoff,
@@ -379,20 +379,6 @@ impl Link {
         while let Some((_, later)) = serving.later.front().copied().filter(|(at, _)| now >= *at) {
             serving.later.pop_front();
             self.later(serving, later)?;
-        }
-        Ok(())
-    }
-
-    /// The oldest ping has no answer. A broker that has much to say may drop it with the rest, and yet lives.
-    fn unanswered(&self, serving: &mut Serving) -> Result<(), Trouble> {
-        match serving.pings.pop_front() {
-            Some((sent, _)) if serving.heard <= sent => return Err(Trouble::Lost("the broker does not answer pings".to_owned())),
-            // What it told of the session may be cut off as well.
-            Some((_, Ping::Retained(session) | Ping::Cleared(session))) => {
-                serving.clearings = serving.clearings.saturating_sub(1);
-                self.desk.state().closed.interrupted(session);
-            }
-            Some((_, Ping::KeepAlive)) | None => {}
         }
         Ok(())
     }
