@@ -223,7 +223,9 @@ fn each_trouble_is_told_in_its_own_words_once() {
                 .set("mqtt.client_key", file(&mutual, "client-key.pem")),
             "refused our client certificate",
         ),
-        (external(&format!("mqtts://{}", plain.address)).set("mqtt.ca", file(&good, "ca.pem")), "TLS: "),
+        (external(&format!("mqtts://{}", plain.address)).set("mqtt.ca", file(&good, "ca.pem")), "TLS: the broker closed the connection"),
+        (external(&format!("mqtt://{}", good.address)), "instead of answering: is this its port"),
+        (external(&format!("ws://{}", plain.address)), "instead of answering: is this its port"),
         (external(&format!("mqtt://{}", guarded.address)), "not authorised"),
         (
             external(&format!("mqtt://{}", guarded.address))

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     link::Link,
     opening::Version,
-    serving::{Later, Serving},
+    serving::{Later, Ping, Serving},
     trouble::Trouble,
 };
 use crate::sessions::SessionId;
@@ -80,6 +80,20 @@ impl Link {
         }
         if serving.version == Version::V311 && serving.clear_again.insert(session) {
             serving.do_later(AGAIN, Later::ClearAgain(session));
+        }
+        Ok(())
+    }
+
+    /// The oldest ping has no answer. A broker that has much to say may drop it with the rest, and yet lives.
+    pub(super) fn unanswered(&self, serving: &mut Serving) -> Result<(), Trouble> {
+        match serving.pings.pop_front() {
+            Some((sent, _)) if serving.heard <= sent => return Err(Trouble::Lost("the broker does not answer pings".to_owned())),
+            // What it told of the session may be cut off as well.
+            Some((_, Ping::Retained(session) | Ping::Cleared(session))) => {
+                serving.clearings = serving.clearings.saturating_sub(1);
+                self.desk.state().closed.interrupted(session);
+            }
+            Some((_, Ping::KeepAlive)) | None => {}
         }
         Ok(())
     }

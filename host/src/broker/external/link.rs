@@ -30,8 +30,8 @@ pub(super) struct Link {
     /// Packet ids of QoS 2 messages that were heard and that the broker has not released yet.
     pub(super) received: HashSet<u16>,
     pub(super) echoes: Echoes,
-    /// The QoS at which the broker granted our subscription, once it did.
-    pub(super) granted: Option<u8>,
+    /// The QoS at which the broker granted our subscription, once it did, and the version in which it was asked for.
+    pub(super) granted: Option<(u8, Version)>,
     older_until: Option<Instant>,
     backoff: Backoff,
     down_since: Instant,

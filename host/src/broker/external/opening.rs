@@ -90,8 +90,11 @@ pub(super) async fn open(settings: &LinkSettings, io: Box<dyn Io>, version: Vers
     let shown = settings.credentials()?;
     let expires_at = shown.expires_at;
     wire.send(&connect(version, shown.username, shown.password))?;
-    // Some old brokers just close where they do not know the version.
-    let closed = |trouble: Trouble| NotOpened { try_older: version == Version::V5 && matches!(trouble, Trouble::Closed(_)), trouble };
+    let closed = |trouble: Trouble| match trouble {
+        // Some old brokers just close where they do not know the version.
+        Trouble::Closed(_) => NotOpened { try_older: version == Version::V5, trouble: Trouble::Unanswered },
+        other => other.into(),
+    };
     let connack = match wire.next().await.map_err(closed)? {
         Incoming::Packet(Packet::ConnAck(connack)) => connack,
         Incoming::Packet(other) => return Err(Trouble::Protocol(format!("{} before CONNACK", other.packet_type_name())).into()),

@@ -30,6 +30,7 @@ use tokio::{
 
 use super::{
     backoff::Backoff,
+    desk::State,
     dial::Io,
     link::{CONNECT_TIME, Link},
     opening::{Limits, Opened, Version},
@@ -81,6 +82,8 @@ pub(super) struct Serving {
     last_id: u16,
     pub(super) pings: VecDeque<(Instant, Ping)>,
     pub(super) next_ping: Instant,
+    /// When anything came last.
+    pub(super) heard: Instant,
     pub(super) renew_at: Option<Instant>,
     pub(super) renewing: Option<BoxFuture<'static, Result<Box<dyn Io>, Trouble>>>,
     pub(super) renewals: Backoff,
@@ -110,6 +113,7 @@ impl Link {
             last_id: LAST_ID,
             pings: VecDeque::new(),
             next_ping: now + opened.keep_alive,
+            heard: now,
             renew_at,
             renewing: None,
             renewals: Backoff::default(),
@@ -171,7 +175,7 @@ impl Link {
                     serving.wire.send(&PubRelPacket::new(id))?;
                 } else {
                     if serving.version == Version::V311 {
-                        self.echoes.sent(&message.topic, message.qos.min(self.granted.unwrap_or(2)), &message.payload, Instant::now());
+                        self.echoes.sent(&message.topic, message.qos.min(self.granted_qos()), &message.payload, Instant::now());
                     }
                     let mut packet = packet(serving.version, message, id);
                     packet.dup = true;
@@ -185,10 +189,16 @@ impl Link {
                 tracing::info!("the MQTT broker kept nothing for the host: what came meanwhile is lost");
             }
             self.received.clear();
-            self.desk.state().outbox.forget_flights();
+            let mut state = self.desk.state();
+            let State { outbox, closed, .. } = &mut *state;
+            outbox.forget_flights();
+            // Sent now, they could be retained behind the clearing.
+            outbox.withdraw(|message| closed.contains(message.session), |message| BrokerError::Closed(message.session));
         }
-        // Asked again where that costs nothing: what the broker allows may have changed. MQTT 3.1.1 sends all that is retained for it.
-        if serving.version == Version::V5 || !resumed || self.granted.is_none() {
+        // Asked again where that costs nothing: what the broker allows may have changed. MQTT 3.1.1 sends all that is retained for it;
+        // but there, a subscription of MQTT 5 would go on with its options, and show as old what is to be retained.
+        let is_kept = resumed && self.granted.is_some_and(|(_, version)| version == serving.version);
+        if serving.version == Version::V5 || !is_kept {
             let options = SubscriptionOptions {
                 qos: QoS::ExactlyOnce,
                 no_local: true,
@@ -201,6 +211,11 @@ impl Link {
             self.is_up(serving);
         }
         Ok(())
+    }
+
+    /// The highest QoS at which messages come.
+    fn granted_qos(&self) -> u8 {
+        self.granted.map_or(2, |(qos, _)| qos)
     }
 
     fn is_up(&mut self, serving: &mut Serving) {
@@ -220,7 +235,7 @@ impl Link {
             match serving.encode(message, id)? {
                 Ok(bytes) => {
                     if serving.version == Version::V311 {
-                        self.echoes.sent(&message.topic, message.qos.min(self.granted.unwrap_or(2)), &message.payload, Instant::now());
+                        self.echoes.sent(&message.topic, message.qos.min(self.granted_qos()), &message.payload, Instant::now());
                     }
                     serving.wire.send_encoded(&bytes);
                     state.outbox.launched(id);
@@ -235,6 +250,7 @@ impl Link {
     }
 
     pub(super) fn incoming(&mut self, serving: &mut Serving, incoming: Incoming) -> Result<(), Trouble> {
+        serving.heard = Instant::now();
         let packet = match incoming {
             Incoming::Packet(packet) => packet,
             Incoming::Written => return Ok(()),
@@ -293,7 +309,7 @@ impl Link {
         if serving.subscribing.is_some_and(|(id, _)| id == ack.packet_id) {
             serving.subscribing = None;
             let Some(granted) = code.granted_qos() else { return Err(Trouble::Subscription { filter: EVERYTHING, code }) };
-            self.granted = Some(granted as u8);
+            self.granted = Some((granted as u8, serving.version));
             self.is_up(serving);
         } else if let Some(session) = serving.clearing.remove(&ack.packet_id) {
             if code.is_success() {
@@ -348,7 +364,7 @@ impl Link {
     fn timers(&mut self, serving: &mut Serving) -> Result<(), Trouble> {
         let now = Instant::now();
         if serving.pings.front().is_some_and(|(sent, _)| now >= *sent + PING_TIME) {
-            return Err(Trouble::Lost("the broker does not answer pings".to_owned()));
+            self.unanswered(serving)?;
         }
         if serving.subscribing.is_some_and(|(_, end)| now >= end) {
             return Err(Trouble::Lost("the broker does not answer the subscription".to_owned()));

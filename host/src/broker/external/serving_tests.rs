@@ -53,6 +53,11 @@ struct Rig {
 
 impl Rig {
     fn start(resumed: bool) -> Self {
+        Self::start_with(resumed, |_, _| ())
+    }
+
+    /// As [`Rig::start`], with what `prepare` changes first.
+    fn start_with(resumed: bool, prepare: impl FnOnce(&mut Link, &mut Opened)) -> Self {
         let text = "[mqtt]\nbroker = 'external'\nurl = 'mqtt://b'\n";
         let mqtt = Settings::parse(Some((Path::new("s"), text)), Path::new("/"), [], &[]).unwrap().0.mqtt;
         let settings = LinkSettings::new(&mqtt, LinkToken::Name, Clock::system()).unwrap();
@@ -60,7 +65,7 @@ impl Rig {
         let (desk, events) = (Arc::new(Desk::new("")), Arc::new(Heard::default()));
         *events.desk.lock().unwrap() = Some(desk.clone());
         let mut link = Link::new(desk.clone(), Arc::new(settings), events.clone());
-        let opened = Opened {
+        let mut opened = Opened {
             wire: Wire::new(Box::new(near), 5, "b"),
             version: Version::V5,
             resumed,
@@ -68,6 +73,7 @@ impl Rig {
             keep_alive: Duration::from_secs(20),
             expires_at: None,
         };
+        prepare(&mut link, &mut opened);
         let (stop, mut stopping) = watch::channel(false);
         let serving = tokio::spawn(async move { link.serve(opened, &mut stopping).await });
         Self { far, events, desk, serving, _stop: stop }
@@ -171,4 +177,60 @@ async fn what_the_broker_did_not_acknowledge_is_sent_again() {
         rig.send(&[0xe0, 1, 0x8e]).await;
         assert_eq!(rig.serving.await.unwrap(), Trouble::TakenOver);
     }
+}
+
+#[tokio::test]
+async fn a_subscription_of_mqtt_5_does_not_go_on_in_3_1_1() {
+    for (asked, again) in [(Version::V5, true), (Version::V311, false)] {
+        let mut rig = Rig::start_with(true, |link, opened| {
+            link.granted = Some((2, asked));
+            opened.version = Version::V311;
+        });
+        if again {
+            assert_eq!(rig.packet().await[0], 0x82);
+        } else {
+            rig.send(&[0xe0, 0]).await;
+            rig.serving.await.unwrap();
+            assert_eq!(rig.far.read(&mut [0]).await.unwrap(), 0, "it is kept, and nothing need be sent");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_closed_session_said_is_not_sent_as_new() {
+    let (session, other) = (SessionId::parse("1").unwrap(), SessionId::parse("2").unwrap());
+    let mut rig = Rig::start_with(false, |link, _| {
+        let mut state = link.desk.state();
+        for (session, topic) in [(session, "/1/x"), (other, "/2/x")] {
+            let message = Outgoing { session, topic: topic.into(), payload: "p".into(), qos: 1, retain: true, tries: 0, answer: None };
+            state.outbox.push(message).unwrap();
+            let id = state.outbox.front(9).unwrap().0;
+            state.outbox.launched(id);
+        }
+        drop(state.closed.close(session));
+    });
+    rig.accept_subscription().await;
+    let publish = rig.packet().await;
+    assert!(publish[0] == 0x33 && publish.windows(4).any(|part| part == b"/2/x"), "{publish:x?}");
+    assert_eq!(rig.packet().await[0], 0x82, "nothing between that and the clearing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_drops_an_answer_but_speaks_is_asked_again() {
+    let mut rig = Rig::start_with(false, |link, _| drop(link.desk.state().closed.close(SessionId::parse("1").unwrap())));
+    rig.accept_subscription().await;
+    for _ in 0..2 {
+        let subscribe = rig.packet().await;
+        assert_eq!(subscribe[0], 0x82);
+        rig.send(&[0x90, 4, subscribe[2], subscribe[3], 0, 0]).await;
+        assert_eq!(rig.packet().await, [0xc0, 0]);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        rig.send(&[0x31, 8, 0, 4, b'/', b'1', b'/', b'x', 0, b'p']).await;
+        assert_eq!(rig.packet().await[0], 0x31, "what is retained is cleared");
+    }
+    // And then it speaks no more.
+    assert_eq!(rig.packet().await, [0xc0, 0], "the keep-alive");
+    let subscribe = rig.packet().await;
+    rig.send(&[0x90, 4, subscribe[2], subscribe[3], 0, 0]).await;
+    assert_eq!(rig.serving.await.unwrap(), Trouble::Lost("the broker does not answer pings".into()));
 }

@@ -26,6 +26,11 @@ pub(super) enum Trouble {
     Tls(String),
     #[error("WebSocket: {0}")]
     WebSocket(String),
+    #[error(
+        "the broker closed the connection instead of answering: is this its port for MQTT of this kind (TLS or not, \
+         WebSocket or not)?"
+    )]
+    Unanswered,
     #[error("wrong credentials: the broker refuses this username and password")]
     Credentials,
     #[error("not authorised: the credentials are wrong, or the broker does not let their user in")]
