@@ -11,7 +11,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-use crate::{CloseReason, Link, Message, Methods, Result, Session};
+use crate::{CloseReason, Join, Joining, Left, Link, Message, Methods, Result, Saved, Session, Timer};
 
 /// One type's instance in one session.
 ///
@@ -100,6 +100,31 @@ pub trait Conductor: Send + Sized + 'static {
     /// ```
     fn create(session: &Session, config: Self::Config) -> impl Future<Output = Result<Self>> + Send;
 
+    /// Makes the conductor again from the state that [`Session::save`] kept last: after a restart of the host, and when the session is
+    /// moved to a newer build of the plugin. The state may have been saved by an older build. Runs in place of
+    /// [`create`](Self::create), which runs where nothing was saved. Where this is not written, `create` runs and the state stays.
+    ///
+    /// # Errors
+    /// The session is kept as *unavailable*, its state untouched.
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// struct Game { score: u32 }
+    /// impl Conductor for Game {
+    ///     type Config = ();
+    ///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Self { score: 0 }) }
+    ///     async fn restore(_: &Session, _: (), saved: Saved) -> Result<Self> { Ok(Self { score: saved.parse()? }) }
+    ///     async fn message(&mut self, session: &Session, _: &Message) -> Result<()> {
+    ///         self.score += 1;
+    ///         session.save(&self.score).await
+    ///     }
+    /// }
+    /// ```
+    fn restore(session: &Session, config: Self::Config, saved: Saved) -> impl Future<Output = Result<Self>> + Send {
+        drop(saved);
+        Self::create(session, config)
+    }
+
     /// What administrators may ask. Called once per loaded library.
     ///
     /// ```
@@ -119,6 +144,131 @@ pub trait Conductor: Send + Sized + 'static {
     #[must_use]
     fn methods() -> Methods<Self> {
         Methods::new()
+    }
+
+    /// A device that knows the pin asks to join, or to join again: may it, and what may it do then? Called before its token is signed,
+    /// and only if the session is neither locked nor full. Where this is not written, everybody may join and do everything in the session.
+    ///
+    /// Whom this accepts is in [`Session::clients`] a moment later, and not at all where the store cannot be written, the session filled up or the
+    /// deadline passed meanwhile; the next joins may be asked about before that. So where the number of clients matters, say it by
+    /// [`Session::set_max_clients`], which is exact, and do not count here.
+    ///
+    /// # Errors
+    /// The join fails; the device is told no reason. A faulted conductor refuses all joins.
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// # struct Game { running: bool }
+    /// impl Conductor for Game {
+    ///     type Config = ();
+    ///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Game { running: false }) }
+    ///     async fn joining(&mut self, _: &Session, joining: &Joining) -> Result<Join> {
+    ///         if self.running {
+    ///             return Ok(Join::refuse("the game has begun"));
+    ///         }
+    ///         // Everybody hears the stage, and what is for him alone; only the buzzer can be sent.
+    ///         let own = format!("to/{}/#", joining.client());
+    ///         Ok(Grants::all().subscribe(["stage/#".to_owned(), own]).publish(["buzz"]).into())
+    ///     }
+    /// }
+    /// ```
+    fn joining(&mut self, session: &Session, joining: &Joining) -> impl Future<Output = Result<Join>> + Send {
+        let _ = (session, joining);
+        Absent::new()
+    }
+
+    /// A client has left for good: its last token ended, or it was sent away. [`Session::clients`] lists it no more. (At the end of the
+    /// session [`close`](Self::close) comes, and not this for each client.)
+    ///
+    /// # Errors
+    /// Logged; the session goes on.
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// # struct Game;
+    /// impl Conductor for Game {
+    ///     type Config = ();
+    ///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Game) }
+    ///     async fn left(&mut self, session: &Session, left: &Left) -> Result<()> {
+    ///         session.publish("gone", left.client()).await
+    ///     }
+    /// }
+    /// ```
+    fn left(&mut self, session: &Session, left: &Left) -> impl Future<Output = Result<()>> + Send {
+        let _ = (session, left);
+        Absent::new()
+    }
+
+    /// The MQTT connection of a client came up. It may come and go many times between [`joining`](Self::joining) and
+    /// [`left`](Self::left). Told only where the broker is in the host.
+    ///
+    /// # Errors
+    /// Logged; the session goes on.
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// # struct Game;
+    /// impl Conductor for Game {
+    ///     type Config = ();
+    ///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Game) }
+    ///     async fn connected(&mut self, session: &Session, client: &str) -> Result<()> {
+    ///         session.publish_to(client, "welcome", "the game begins soon").await
+    ///     }
+    /// }
+    /// ```
+    fn connected(&mut self, session: &Session, client: &str) -> impl Future<Output = Result<()>> + Send {
+        let _ = (session, client);
+        Absent::new()
+    }
+
+    /// The last MQTT connection of a client ended (not told where the same client took over with a new one); its last will, if any,
+    /// came as a message before. Told only where the broker is in the host.
+    ///
+    /// # Errors
+    /// Logged; the session goes on.
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// # struct Game;
+    /// impl Conductor for Game {
+    ///     type Config = ();
+    ///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Game) }
+    ///     async fn disconnected(&mut self, session: &Session, client: &str) -> Result<()> {
+    ///         session.publish("away", client).await
+    ///     }
+    /// }
+    /// ```
+    fn disconnected(&mut self, session: &Session, client: &str) -> impl Future<Output = Result<()>> + Send {
+        let _ = (session, client);
+        Absent::new()
+    }
+
+    /// A timer fired that was set with [`Session::once`] or [`Session::every`], before a restart of the host perhaps.
+    ///
+    /// # Errors
+    /// Logged; the session goes on, and a timer that repeats does, too.
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// # use std::time::Duration;
+    /// # struct Quiz;
+    /// impl Conductor for Quiz {
+    ///     type Config = ();
+    ///     async fn create(session: &Session, _: ()) -> Result<Self> {
+    ///         session.once("question", Duration::from_secs(10)).await?;
+    ///         Ok(Quiz)
+    ///     }
+    ///     async fn timer(&mut self, session: &Session, timer: &Timer) -> Result<()> {
+    ///         match timer.name() {
+    ///             "question" => session.publish("question", "…").await,
+    ///             _ => Ok(()),
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    fn timer(&mut self, session: &Session, timer: &Timer) -> impl Future<Output = Result<()>> + Send {
+        let _ = (session, timer);
+        Absent::new()
     }
 
     /// A client sent a message in this session; each accepted one once, in order per sender, wills included, the
@@ -197,24 +347,39 @@ pub trait Conductor: Send + Sized + 'static {
 /// not wake it for the others.
 pub(crate) struct Absent<T>(PhantomData<fn() -> T>);
 
-impl Absent<Result<()>> {
+impl<T> Absent<T> {
     fn new() -> Self {
         Self(PhantomData)
     }
 }
 
-impl Future for Absent<Result<()>> {
-    type Output = Result<()>;
+/// What a hook answers that is not written.
+pub(crate) trait Answer {
+    fn answer() -> Self;
+}
 
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<()>> {
-        Poll::Ready(Ok(()))
+impl Answer for () {
+    fn answer() -> Self {}
+}
+
+impl Answer for Join {
+    fn answer() -> Self {
+        Self::accept()
+    }
+}
+
+impl<T: Answer> Future for Absent<T> {
+    type Output = Result<T>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<T>> {
+        Poll::Ready(Ok(T::answer()))
     }
 }
 
 /// Whether `hook` was written by the author. Both names come from the same compiler run, so equal types have equal names;
 /// no type outside of this module can have this one's.
-pub(crate) fn is_written<A, B, C, Fut>(_: impl Fn(A, B, C) -> Fut) -> bool {
-    type_name::<Fut>() != type_name::<Absent<Result<()>>>()
+pub(crate) fn is_written<A, B, C, T, Fut: Future<Output = Result<T>>>(_: impl Fn(A, B, C) -> Fut) -> bool {
+    type_name::<Fut>() != type_name::<Absent<T>>()
 }
 
 #[cfg(test)]
@@ -235,6 +400,21 @@ mod tests {
         async fn create(_: &Session, (): ()) -> Result<Self> {
             Ok(Self)
         }
+        async fn joining(&mut self, _: &Session, _: &Joining) -> Result<Join> {
+            Ok(Join::accept())
+        }
+        async fn left(&mut self, _: &Session, _: &Left) -> Result<()> {
+            Ok(())
+        }
+        async fn connected(&mut self, _: &Session, _: &str) -> Result<()> {
+            Ok(())
+        }
+        async fn disconnected(&mut self, _: &Session, _: &str) -> Result<()> {
+            Ok(())
+        }
+        async fn timer(&mut self, _: &Session, _: &Timer) -> Result<()> {
+            Ok(())
+        }
         async fn message(&mut self, _: &Session, _: &Message) -> Result<()> {
             Ok(())
         }
@@ -248,7 +428,7 @@ mod tests {
 
     #[test]
     fn hooks_that_are_not_written_are_known() {
-        assert!(!is_written(Bare::message) && !is_written(Bare::link) && !is_written(Bare::close));
-        assert!(is_written(Full::message) && is_written(Full::link) && is_written(Full::close));
+        assert!(!is_written(Bare::message) && !is_written(Bare::link) && !is_written(Bare::close) && !is_written(Bare::joining));
+        assert!(is_written(Full::message) && is_written(Full::link) && is_written(Full::close) && is_written(Full::joining));
     }
 }

@@ -109,6 +109,22 @@ impl Error {
     pub fn is_closed(&self) -> bool {
         self.code == code::CLOSED
     }
+
+    /// Whether the host is older than the SDK and does not know what was asked, so that the conductor must do without it. Nothing was changed.
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// # async fn f(session: &Session) -> Result<()> {
+    /// match session.save(&"idle").await {
+    ///     Err(error) if error.is_unsupported() => tracing::warn!("this host keeps no state"),
+    ///     other => other?,
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        self.code == code::UNSUPPORTED
+    }
 }
 
 impl fmt::Display for Error {

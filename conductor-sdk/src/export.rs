@@ -7,12 +7,12 @@ use conductor_abi::{
     abi_stable::std_types::{RErr, ROk},
     async_ffi::BorrowingFfiFuture,
     contract::{ConductorObj, ConductorObject, Created, Event, HostObj, PluginEntry, Reply},
-    wire::{ConductorManifest, CreateMeta, EventMeta, Manifest, code, event, root},
+    wire::{ConductorManifest, CreateMeta, EventMeta, Manifest, code, event, requirement, root},
 };
 
 use crate::{
-    CloseReason, Conductor, Error, Link, Message, Methods, Result, Session, conductor::is_written, error::into_failure, guard, logging,
-    methods::parse,
+    CloseReason, Conductor, Error, Joining, Left, Link, Message, Methods, Result, Saved, Session, Timer, conductor::is_written,
+    error::into_failure, guard, logging, methods::parse,
 };
 
 /// Exports conductors under the names that settings use, as the entry of this library. Once per crate, whose `Cargo.toml`
@@ -72,7 +72,7 @@ pub trait Offer: Send + Sync {
     /// Whether `config` (JSON) fits.
     fn check_config(&self, config: &[u8]) -> Result<()>;
     /// Makes it for a session.
-    fn create(&self, session: Session, config: &[u8]) -> BoxFuture<Result<ConductorObj>>;
+    fn create(&self, session: Session, config: &[u8], saved: Option<Saved>) -> BoxFuture<Result<ConductorObj>>;
 }
 
 struct Offered<C> {
@@ -96,10 +96,22 @@ fn parse_config<T: serde::de::DeserializeOwned + 'static>(config: &[u8]) -> Resu
 
 impl<C: Conductor> Offer for Offered<C> {
     fn manifest(&self) -> ConductorManifest {
-        let hooks = [(event::MESSAGE, is_written(C::message)), (event::LINK, is_written(C::link)), (event::CLOSE, is_written(C::close))];
+        let hooks = [
+            (event::JOINING, is_written(C::joining)),
+            (event::LEFT, is_written(C::left)),
+            (event::CONNECTED, is_written(C::connected)),
+            (event::DISCONNECTED, is_written(C::disconnected)),
+            (event::MESSAGE, is_written(C::message)),
+            (event::TIMER, is_written(C::timer)),
+            (event::LINK, is_written(C::link)),
+            (event::CLOSE, is_written(C::close)),
+        ];
         let mut manifest = ConductorManifest::default();
         manifest.name = self.name.to_owned();
         manifest.hooks = hooks.into_iter().filter(|(_, written)| *written).map(|(hook, _)| hook.to_owned()).collect();
+        if is_written(C::joining) {
+            manifest.requires.push(requirement::JOINING.to_owned());
+        }
         manifest.methods = self.methods.manifest();
         manifest.config = Some(schemars::schema_for!(C::Config).to_value());
         manifest.lazy = C::LAZY;
@@ -114,11 +126,15 @@ impl<C: Conductor> Offer for Offered<C> {
         parse_config::<C::Config>(config).map(drop)
     }
 
-    fn create(&self, session: Session, config: &[u8]) -> BoxFuture<Result<ConductorObj>> {
+    fn create(&self, session: Session, config: &[u8], saved: Option<Saved>) -> BoxFuture<Result<ConductorObj>> {
         let (config, methods) = (config.to_vec(), self.methods.clone());
         // All of it inside the future: reading the config runs the author's code too.
         Box::pin(async move {
-            let conductor = C::create(&session, parse_config(&config)?).await?;
+            let config = parse_config(&config)?;
+            let conductor = match saved {
+                Some(saved) => C::restore(&session, config, saved).await?,
+                None => C::create(&session, config).await?,
+            };
             Ok(ConductorObj::new(Live { conductor: Some(conductor), session, methods }))
         })
     }
@@ -142,6 +158,21 @@ impl<C: Conductor> ConductorObject for Live<C> {
                 event::MESSAGE => {
                     let message = Message::new(&event, parse_meta(event.meta.as_slice())?);
                     conductor.message(session, &message).await.map(|()| Vec::new())
+                }
+                event::JOINING => {
+                    let meta = parse_meta(event.meta.as_slice())?;
+                    let join = conductor.joining(session, &Joining::new(event.client.as_str(), meta.caller)).await?;
+                    Ok(serde_json::to_vec(&join.into_wire())?)
+                }
+                event::LEFT => {
+                    let left = Left::new(event.client.as_str(), event.subject.as_str());
+                    conductor.left(session, &left).await.map(|()| Vec::new())
+                }
+                event::CONNECTED => conductor.connected(session, event.client.as_str()).await.map(|()| Vec::new()),
+                event::DISCONNECTED => conductor.disconnected(session, event.client.as_str()).await.map(|()| Vec::new()),
+                event::TIMER => {
+                    let late = parse_meta(event.meta.as_slice())?.late;
+                    conductor.timer(session, &Timer::new(event.subject.as_str(), late)).await.map(|()| Vec::new())
                 }
                 event::LINK => conductor.link(session, Link::parse(event.subject.as_str())).await.map(|()| Vec::new()),
                 event::CLOSE => conductor.close(session, CloseReason::parse(event.subject.as_str())).await.map(|()| Vec::new()),
@@ -215,9 +246,9 @@ impl<T: Offers> PluginEntry for Entry<T> {
         BorrowingFfiFuture::new(async move { reply(handled.await) })
     }
 
-    fn create<'a>(name: &'a str, host: HostObj, meta: &'a [u8], _: &'a [u8]) -> BorrowingFfiFuture<'a, Created> {
+    fn create<'a>(name: &'a str, host: HostObj, meta: &'a [u8], body: &'a [u8]) -> BorrowingFfiFuture<'a, Created> {
         BorrowingFfiFuture::new(async move {
-            match create::<T>(name, host, meta).await {
+            match create::<T>(name, host, meta, body).await {
                 Ok(conductor) => ROk(conductor),
                 Err(error) => RErr(into_failure(error)),
             }
@@ -229,11 +260,12 @@ impl<T: Offers> PluginEntry for Entry<T> {
     }
 }
 
-async fn create<T: Offers>(name: &str, host: HostObj, meta: &[u8]) -> Result<ConductorObj> {
+async fn create<T: Offers>(name: &str, host: HostObj, meta: &[u8], body: &[u8]) -> Result<ConductorObj> {
     let meta: CreateMeta = serde_json::from_slice(meta)
         .map_err(|e| Error::of(code::INTERNAL, format!("the host's meta of a creation cannot be read: {e}")))?;
     let offer = Entry::<T>::find(name)?;
     let session = Session::new(host, meta.session, meta.type_name, &meta.seed)?;
     let config = meta.config.get().as_bytes();
-    guard::run(Some(&session), offer.create(session.clone(), config)).await
+    let saved = meta.restoring.then(|| Saved::new(meta.state_version, body.to_vec()));
+    guard::run(Some(&session), offer.create(session.clone(), config, saved)).await
 }

@@ -9,11 +9,17 @@
 //! 1. The host loads the plugin at its start and reads which conductors it offers, with their methods and hooks.
 //! 2. An administrator creates a session of a type whose settings name your plugin: [`Conductor::create`] runs, with the
 //!    type's `config`. (With [`Conductor::LAZY`] it runs at the session's first event.)
-//! 3. Events come one at a time, in order: a request for one of [`Conductor::methods`], a message of a client
-//!    ([`Conductor::message`]). Each has a deadline.
-//! 4. At any time, from anywhere, the [`Session`] handle publishes, looks at clients, sleeps, spawns tasks, closes.
+//! 3. Events come one at a time, in order, each with a deadline:
+//!    - a device asks to join ([`Conductor::joining`]): accept it, say what it may do, or refuse it. Then its MQTT connection comes and
+//!      goes ([`Conductor::connected`], [`Conductor::disconnected`]), until it has left for good ([`Conductor::left`]);
+//!    - a client sends a message ([`Conductor::message`]);
+//!    - an administrator asks for one of [`Conductor::methods`];
+//!    - a timer fires ([`Conductor::timer`]);
+//!    - the way to the broker is lost or comes back, where that is outside of the host ([`Conductor::link`]).
+//! 4. At any time, from anywhere, the [`Session`] handle publishes, looks at clients, sleeps, spawns tasks, sets timers, saves, closes.
 //! 5. [`Conductor::close`] runs when the session is closed or the host stops; then its tasks end and it is dropped.
-//! 6. After a restart of the host the session is still there, and `create` runs again.
+//! 6. After a restart of the host the session is still there: [`Conductor::restore`] gets the state that was saved last; without any,
+//!    `create` runs again. Timers go on.
 //!
 //! # A whole plugin
 //! `Cargo.toml` says `crate-type = ["cdylib"]` and depends on `conductor-host-sdk` (and on `serde` and `schemars` for the
@@ -47,6 +53,21 @@
 //!
 //! Test it without a host: the feature `testing` has a rig that drives the very object that the host would.
 //!
+//! # Order, threads, errors, delivery
+//! - **Order.** `create` (or `restore`) comes first and `close` last; between them events come in the order in which they happened to the
+//!   session, one at a time. `joining` comes before that client's `connected`, a last will before `disconnected`, `left` after the last of them
+//!   that the host knew of. A client that leaves while a message of it waits is still heard first.
+//! - **Threads.** All your code runs on the host's threads for plugins, any of them, never two events of one session at once; tasks that you
+//!   spawn run beside them. No thread is yours: what belongs to one (thread-locals, say) may be another's at the next event.
+//! - **Errors.** A request's error goes to who asked, a `joining`'s error fails the join; those of the other hooks are logged. In each case the
+//!   session goes on. An error of `create` means that there is no session, one of `restore` that it is kept and unavailable. After the deadline the
+//!   handler's future is dropped where it waits, and the next event comes. A panic ends the conductor, and its session is *faulted*: it is told
+//!   nothing more, requests say why, and joins are refused where there is a `joining` and go on otherwise.
+//! - **Delivery.** A message is heard once, in the order of its sender, and not at all where the session's mailbox (1,024 events) is full of
+//!   others, the conductor is not there, or the host stops: what must not be lost, a device says until it is answered. With a broker outside of
+//!   the host a message may be heard twice where MQTT's quality of service allows that, and nobody knows its sender. What you publish is with the
+//!   broker when the call returns; whether a device gets it is what its quality of service promises.
+//!
 //! # Rules
 //! - Do not block the thread in a handler: no `std::thread::sleep`, no endless loop. The host replaces a stuck thread, and
 //!   runs such a type apart from the others from then on.
@@ -57,20 +78,25 @@
 mod conductor;
 mod error;
 mod export;
+mod grants;
 mod guard;
 mod logging;
+mod members;
 mod message;
 mod methods;
 mod session;
+mod state;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use conductor::Conductor;
 pub use error::{Error, Result};
+pub use grants::{Grants, Join, Joining, Leave, Left};
 pub use message::{Client, CloseReason, Link, Message};
 pub use methods::Methods;
 pub use session::{Publish, Session};
+pub use state::{Save, Saved, Timer};
 pub use task::{Task, TaskOutput};
 
 pub use schemars;
@@ -86,7 +112,10 @@ pub use tracing;
 /// fn describe(session: &Session) -> String { session.id().to_owned() }
 /// ```
 pub mod prelude {
-    pub use crate::{Client, CloseReason, Conductor, Error, Link, Message, Methods, Result, Session, Task, export_conductors, tracing};
+    pub use crate::{
+        Client, CloseReason, Conductor, Error, Grants, Join, Joining, Leave, Left, Link, Message, Methods, Result, Saved, Session, Task,
+        Timer, export_conductors, tracing,
+    };
     pub use schemars::JsonSchema;
     pub use serde::{Deserialize, Serialize};
 }

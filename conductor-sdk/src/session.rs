@@ -73,7 +73,7 @@ impl Session {
         &self.0.host
     }
 
-    async fn call(&self, kind: &str, subject: &str, client: &str, meta: &[u8], body: &[u8]) -> Result<RVec<u8>> {
+    pub(crate) async fn call(&self, kind: &str, subject: &str, client: &str, meta: &[u8], body: &[u8]) -> Result<RVec<u8>> {
         let event = Event {
             kind: kind.into(),
             subject: subject.into(),
@@ -307,7 +307,7 @@ impl Session {
     }
 }
 
-fn to_json(meta: &impl Serialize) -> Result<Vec<u8>> {
+pub(crate) fn to_json(meta: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(meta).map_err(|e| Error::of(code::INTERNAL, e.to_string()))
 }
 

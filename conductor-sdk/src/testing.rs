@@ -4,14 +4,12 @@
 //! it: messages are recorded, time is virtual, and a sleep is over as soon as nothing else is left to do.
 
 mod fake;
+mod members;
+mod time;
 
 use std::{
     fmt,
-    future::Future,
-    pin::Pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll, Wake, Waker},
-    thread::{self, Thread},
     time::Duration,
 };
 
@@ -19,13 +17,13 @@ use conductor_abi::{
     abi_stable::std_types::{RErr, ROk, RSlice},
     async_ffi::FfiFuture,
     contract::{ConductorObj, Event, HostObj, Reply},
-    wire::{EventMeta, code, event},
+    wire::{EventMeta, code, event, leave},
 };
 use serde::Serialize;
 use serde_json::Value;
 
 use self::fake::{FakeHost, State, lock};
-use crate::{CloseReason, Conductor, Error, Link, Result, Session, error::from_failure, export, guard, logging};
+use crate::{CloseReason, Conductor, Error, Result, Saved, Session, error::from_failure, export, guard, logging};
 
 /// A message that the conductor sent.
 ///
@@ -84,11 +82,15 @@ pub struct Logged {
 /// assert_eq!(rig.published()[0].payload, b"hi");
 /// ```
 pub struct Rig {
+    /// What its manifest says that it wants to be told.
+    hooks: Vec<String>,
     conductor: Option<ConductorObj>,
     /// It panicked: the host would tell it nothing more.
     faulted: Option<Error>,
     state: Arc<Mutex<State>>,
     tasks: Vec<FfiFuture<Reply>>,
+    /// Whether it is telling what followed from an event.
+    following: bool,
 }
 
 impl Rig {
@@ -105,15 +107,77 @@ impl Rig {
     /// assert!(Rig::start::<Lamp>(serde_json::json!({ "colour": "red" })).is_err());
     /// ```
     pub fn start<C: Conductor>(config: impl Serialize) -> Result<Self> {
-        guard::install_hook();
-        let state = Arc::new(Mutex::new(State { now: Duration::from_secs(1_000_000_000), ..State::default() }));
-        logging::install(HostObj::new(FakeHost(state.clone())));
-        let session = Session::new(HostObj::new(FakeHost(state.clone())), "123456".into(), "test".into(), &"5eed".repeat(16))?;
-        let config = serde_json::to_vec(&config)?;
-        let mut rig = Self { conductor: None, faulted: None, state, tasks: Vec::new() };
-        let created = guard::run(Some(&session), export::offer::<C>("test").create(session.clone(), &config));
-        rig.conductor = Some(rig.run(created)?);
+        Self::start_with::<C>(config, None)
+    }
+
+    /// As [`start`](Self::start), in a session that has saved state: `C::restore` runs. The state may be what an earlier build saved.
+    ///
+    /// # Errors
+    /// Those of `C::restore`, and a config that does not fit.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// struct Score(u32);
+    /// impl Conductor for Score {
+    ///     type Config = ();
+    ///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Score(0)) }
+    ///     async fn restore(_: &Session, _: (), saved: Saved) -> Result<Self> { Ok(Score(saved.parse()?)) }
+    /// }
+    /// assert!(Rig::start_from::<Score>((), 0, "17").is_ok());
+    /// assert!(Rig::start_from::<Score>((), 0, "much").is_err());
+    /// ```
+    pub fn start_from<C: Conductor>(config: impl Serialize, version: u32, bytes: impl AsRef<[u8]>) -> Result<Self> {
+        Self::start_with::<C>(config, Some(Saved::new(version, bytes.as_ref().to_vec())))
+    }
+
+    fn start_with<C: Conductor>(config: impl Serialize, saved: Option<Saved>) -> Result<Self> {
+        let state = Arc::new(Mutex::new(State { now: Duration::from_secs(1_000_000_000), saved, ..State::default() }));
+        let mut rig = Self { hooks: Vec::new(), conductor: None, faulted: None, state, tasks: Vec::new(), following: false };
+        rig.make::<C>(config)?;
         Ok(rig)
+    }
+
+    /// The host is killed and starts again, with `C` as the plugin's newest code: conductor and tasks are gone without a word; clients,
+    /// labels, timers and saved state are as they were. `C::restore` runs, or `C::create` where nothing was saved. Timers that were due
+    /// meanwhile (see [`advance`](Self::advance)) fire.
+    ///
+    /// # Errors
+    /// Those of `C`, and a config that does not fit.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// rig.restart::<Lamp>(()).unwrap();
+    /// ```
+    pub fn restart<C: Conductor>(&mut self, config: impl Serialize) -> Result<()> {
+        if lock(&self.state).closed {
+            return Err(Error::of(code::CLOSED, "the session is closed"));
+        }
+        // What the old life still says while it is dropped, it says to nobody.
+        let state = std::mem::take(&mut *lock(&self.state));
+        lock(&self.state).closed = true;
+        self.end();
+        let State { now, clients, rules, labels, saved, timers, published, logged, .. } = state;
+        let state = State { now, clients, rules, labels, saved, timers, published, logged, ..State::default() };
+        (self.state, self.faulted) = (Arc::new(Mutex::new(state)), None);
+        self.make::<C>(config)?;
+        self.follow_up();
+        Ok(())
+    }
+
+    fn make<C: Conductor>(&mut self, config: impl Serialize) -> Result<()> {
+        guard::install_hook();
+        logging::install(HostObj::new(FakeHost(self.state.clone())));
+        let session = Session::new(HostObj::new(FakeHost(self.state.clone())), "123456".into(), "test".into(), &"5eed".repeat(16))?;
+        let config = serde_json::to_vec(&config)?;
+        let offer = export::offer::<C>("test");
+        self.hooks = offer.manifest().hooks;
+        let saved = lock(&self.state).saved.clone();
+        let created = guard::run(Some(&session), offer.create(session.clone(), &config, saved));
+        self.conductor = Some(self.run(created)?);
+        Ok(())
     }
 
     /// Asks for a method; `()` as parameters means none.
@@ -148,63 +212,6 @@ impl Rig {
     /// ```
     pub fn message(&mut self, client: &str, name: &str, payload: impl AsRef<[u8]>) -> Result<()> {
         self.event(event::MESSAGE, name, client, payload.as_ref(), EventMeta::default()).map(drop)
-    }
-
-    /// The link to the broker comes up or is lost.
-    ///
-    /// # Errors
-    /// What the conductor's `link` answered.
-    ///
-    /// ```
-    /// # use conductor_sdk::{Link, prelude::*, testing::Rig};
-    /// # struct Lamp;
-    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
-    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
-    /// rig.link(Link::Down).unwrap();
-    /// ```
-    pub fn link(&mut self, link: Link) -> Result<()> {
-        self.event(event::LINK, link.as_str(), "", &[], EventMeta::default()).map(drop)
-    }
-
-    /// A client joins: [`Session::clients`] lists it.
-    ///
-    /// # Errors
-    /// Where the session is closed.
-    ///
-    /// ```
-    /// # use conductor_sdk::{prelude::*, testing::Rig};
-    /// # struct Lamp;
-    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
-    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
-    /// rig.join("ann").unwrap();
-    /// ```
-    pub fn join(&mut self, client: &str) -> Result<()> {
-        let mut state = lock(&self.state);
-        if state.closed || state.closing {
-            return Err(Error::of(code::CLOSED, "the session is closed"));
-        }
-        if !state.clients.iter().any(|known| known == client) {
-            state.clients.push(client.to_owned());
-        }
-        Ok(())
-    }
-
-    /// Lets time pass: tasks run, and sleeps that end within it end in their order.
-    ///
-    /// ```
-    /// # use conductor_sdk::{prelude::*, testing::Rig};
-    /// # struct Lamp;
-    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
-    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
-    /// rig.advance(std::time::Duration::from_secs(60));
-    /// ```
-    pub fn advance(&mut self, duration: Duration) {
-        let end = lock(&self.state).now + duration;
-        self.run_tasks();
-        while self.wake_next(end) {
-            self.run_tasks();
-        }
-        lock(&self.state).now = end;
     }
 
     /// Closes the conductor, drops it and ends its tasks. Later events answer that it is closed.
@@ -281,6 +288,55 @@ impl Rig {
         state.closed || state.closing
     }
 
+    /// Tells the conductor, if it has this hook. What it answers is logged where it is an error, as the host does.
+    fn tell(&mut self, kind: &str, subject: &str, client: &str, meta: EventMeta) {
+        if let Err(error) = self.tell_hook(kind, subject, client, meta) {
+            let message = format!("the conductor failed at {kind}: {}", error.message());
+            lock(&self.state).logged.push(Logged { level: 2, message });
+        }
+    }
+
+    /// Tells the conductor, if it has this hook; nothing otherwise.
+    fn tell_hook(&mut self, kind: &str, subject: &str, client: &str, meta: EventMeta) -> Result<Option<Vec<u8>>> {
+        if !self.hooks.iter().any(|hook| hook == kind) {
+            return Ok(None);
+        }
+        self.event(kind, subject, client, &[], meta).map(Some)
+    }
+
+    /// What the last event led to, in the order in which the host would tell it.
+    fn follow_up(&mut self) {
+        // What follows from these is told by the same loop.
+        if !std::mem::replace(&mut self.following, true) {
+            self.tell_what_follows();
+            self.following = false;
+        }
+    }
+
+    fn tell_what_follows(&mut self) {
+        loop {
+            let kicked = std::mem::take(&mut lock(&self.state).kicked);
+            for client in &kicked {
+                self.tell(event::LEFT, leave::KICKED, client, EventMeta::default());
+            }
+            let due = {
+                let mut state = lock(&self.state);
+                let now = state.now;
+                let live = !(state.closed || state.closing);
+                live.then(|| state.next_timer(now)).flatten().map(|(_, name)| (state.fire(&name), name))
+            };
+            match due {
+                Some((late, name)) => {
+                    let mut meta = EventMeta::default();
+                    meta.late = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
+                    self.tell(event::TIMER, &name, "", meta);
+                }
+                None if kicked.is_empty() => return,
+                None => {}
+            }
+        }
+    }
+
     fn event(&mut self, kind: &str, subject: &str, client: &str, body: &[u8], mut meta: EventMeta) -> Result<Vec<u8>> {
         meta.time = u64::try_from(lock(&self.state).now.as_millis()).unwrap_or(u64::MAX);
         let meta = serde_json::to_vec(&meta)?;
@@ -297,6 +353,14 @@ impl Rig {
         };
         let reply = self.run(conductor.handle(event));
         self.conductor = Some(conductor);
+        let answer = self.answer(reply);
+        if kind != event::CLOSE {
+            self.follow_up();
+        }
+        answer
+    }
+
+    fn answer(&mut self, reply: Reply) -> Result<Vec<u8>> {
         match reply {
             ROk(bytes) => Ok(bytes.to_vec()),
             RErr(failure) => {
@@ -317,44 +381,6 @@ impl Rig {
         drop(spawned);
         self.conductor = None;
     }
-
-    /// Runs `future` to its end, tasks beside it; where all wait, time goes on to the next sleep that ends.
-    fn run<T>(&mut self, future: impl Future<Output = T>) -> T {
-        let mut future = std::pin::pin!(future);
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
-        loop {
-            if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-                return value;
-            }
-            self.run_tasks();
-            if !self.wake_next(Duration::MAX) {
-                // Woken from a thread of the author's own.
-                thread::park_timeout(Duration::from_millis(10));
-            }
-        }
-    }
-
-    fn run_tasks(&mut self) {
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
-        loop {
-            self.tasks.append(&mut lock(&self.state).spawned);
-            self.tasks.retain_mut(|task| Pin::new(task).poll(&mut Context::from_waker(&waker)).is_pending());
-            if lock(&self.state).spawned.is_empty() {
-                return;
-            }
-        }
-    }
-
-    /// Moves time to the next sleep that ends by `end`.
-    fn wake_next(&mut self, end: Duration) -> bool {
-        let mut state = lock(&self.state);
-        let Some(entry) = state.sleepers.first_entry().filter(|entry| entry.key().0 <= end) else { return false };
-        let ((due, _), waker) = entry.remove_entry();
-        state.now = state.now.max(due);
-        drop(state);
-        waker.wake();
-        true
-    }
 }
 
 impl Drop for Rig {
@@ -366,14 +392,6 @@ impl Drop for Rig {
 impl fmt::Debug for Rig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rig").field("tasks", &self.tasks.len()).finish_non_exhaustive()
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
     }
 }
 

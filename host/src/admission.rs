@@ -51,7 +51,7 @@ impl TokenAdmission {
         }
         let recorded = record.granted_until(&claims.client_id).filter(|end| *end > clock.seconds());
         let recorded = recorded.ok_or("the client is not in the session")?;
-        let grant = Grant::whole_session(session.id()).intersect(&Grant::from_lists(claims.subs, claims.publ));
+        let grant = record.grant(&claims.client_id).intersect(&Grant::from_lists(claims.subs, claims.publ));
         let expires_at = UNIX_EPOCH + Duration::from_secs(claims.exp.min(recorded));
         Ok(Admitted { session: session.id(), client_id: claims.client_id.into(), grant, expires_at })
     }
@@ -111,7 +111,7 @@ impl OpenAdmission {
         Ok(Admitted {
             session: session.id(),
             client_id: client_id.into(),
-            grant: Grant::whole_session(session.id()),
+            grant: session.record().grant(client_id),
             expires_at: UNIX_EPOCH + Duration::from_secs(expires_at),
         })
     }

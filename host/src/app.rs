@@ -100,6 +100,7 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
             store: store.clone(),
             clock,
             grant_ttl: settings.token.ttl,
+            max_state: settings.sessions.max_state_bytes,
             id_digits: settings.sessions.id_digits,
             pin_digits: settings.sessions.pin_digits,
             manager,
@@ -269,17 +270,12 @@ fn log_level() -> u8 {
 
 /// What the host does again and again.
 fn periodic(manager: &Arc<Manager>) -> MainLoop {
-    let (expiring, summing) = (manager.clone(), manager.clone());
+    let summing = manager.clone();
     let mut main_loop = MainLoop::new();
-    main_loop
-        .every("end expired grants", MINUTE, move || {
-            let manager = expiring.clone();
-            async move { Ok(manager.end_expired_grants().await?) }
-        })
-        .every("log a summary", MINUTE, move || {
-            summary(&summing);
-            async { Ok(()) }
-        });
+    main_loop.every("log a summary", MINUTE, move || {
+        summary(&summing);
+        async { Ok(()) }
+    });
     main_loop
 }
 

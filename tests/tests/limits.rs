@@ -57,16 +57,18 @@ fn the_time_in_the_mailbox_counts_for_the_deadline() {
     let mut device = device(&host, &session, "a", Version::V5, Way::Tcp);
     assert!(device.subscribe(&topic(&session, "#"), 1));
     thread::scope(|scope| {
-        let asked: Vec<_> = (0..3).map(|_| scope.spawn(|| host.request(&session, "wait", json!({"millis": 1500})).status)).collect();
+        let asked: Vec<_> = (0..20).map(|_| scope.spawn(|| host.request(&session, "wait", json!({"millis": 1500})).status)).collect();
         let mut answers: Vec<u16> = asked.into_iter().map(|asked| asked.join().unwrap()).collect();
         answers.sort_unstable();
-        assert_eq!(answers, [200, 504, 504], "the second was half done, the third had not begun");
+        assert_eq!(answers[..2], [200, 504], "the second was half done");
+        assert!(answers[2..].iter().all(|status| *status == 504), "the others had waited too long: {answers:?}");
     });
     assert_eq!(host.ask(&session, "count", ""), 1, "and the session is free");
     // It says when it begins.
     assert!(device.publish(&topic(&session, "end"), "", 1, false));
-    let heard = [device.heard().0, device.heard().0, device.heard().0];
-    assert_eq!(heard, ["waiting", "waiting", "end"].map(|name| topic(&session, name)));
+    let begun = std::iter::from_fn(|| Some(device.heard().0).filter(|name| *name != topic(&session, "end"))).count();
+    // One that came a little later than the second still had that little.
+    assert!((2..20).contains(&begun), "{begun} of 20 began");
 }
 
 #[test]

@@ -10,8 +10,11 @@
 //!   and everything else that may grow is JSON.
 //! - [`wire`]: that JSON, the names of events and calls, and the error codes. Keys may be added, never renamed; an unknown
 //!   key is ignored, an unknown event or call is answered with [`wire::code::UNSUPPORTED`].
+//! - `rules`: what a conductor may ask for, shared by the host and the SDK's test kit. Not frozen: a later host may allow more.
 
 pub mod contract;
+#[doc(hidden)]
+pub mod rules;
 pub mod wire;
 
 pub use abi_stable;

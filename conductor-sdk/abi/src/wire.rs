@@ -16,21 +16,40 @@ pub mod event {
     /// A client sent a message; `subject` is its name (the topic after `/{id}/`), `client` the sender where known, `body`
     /// the payload.
     pub const MESSAGE: &str = "message";
-    /// A client asks to join. (Told only to conductors whose manifest names the hook, like all below.)
+    /// `client` asks to join, or to join again. The reply is a JSON [`JoinReply`](super::JoinReply); no bytes at all, or an answer of
+    /// [`code::UNSUPPORTED`](super::code::UNSUPPORTED), mean the same as `{}`. (Told only to conductors whose manifest names the hook,
+    /// like all below.)
     pub const JOINING: &str = "joining";
-    /// A client has left for good.
+    /// `client` has left for good: it is in the session's list no more. `subject` is the reason, one of [`leave`](super::leave).
     pub const LEFT: &str = "left";
-    /// A client's MQTT connection came up.
+    /// The MQTT connection of `client` came up.
     pub const CONNECTED: &str = "connected";
-    /// A client's MQTT connection ended.
+    /// The last MQTT connection of `client` ended.
     pub const DISCONNECTED: &str = "disconnected";
-    /// A timer is due; `subject` is its name.
+    /// A timer is due; `subject` is its name, and `meta` says how late it is told.
     pub const TIMER: &str = "timer";
     /// The host's link to the MQTT broker came up or was lost; `subject` is one of [`link`](super::link). Told where the broker
     /// is outside of the host: after the conductor is made if the link is down then, and at each change; the same may be told twice.
     pub const LINK: &str = "link";
     /// The session ends or the host stops; `subject` is the reason, one of [`close`](super::close).
     pub const CLOSE: &str = "close";
+}
+
+/// Reasons of [`event::LEFT`].
+pub mod leave {
+    /// Its last grant expired.
+    pub const EXPIRED: &str = "expired";
+    /// It was sent away, by the conductor or an administrator.
+    pub const KICKED: &str = "kicked";
+}
+
+/// What a conductor may require of a host: that without which it would do harm rather than less.
+pub mod requirement {
+    /// To ask it who may join: a host that does not would let everybody in.
+    pub const JOINING: &str = "joining";
+
+    /// What this version knows.
+    pub const ALL: &[&str] = &[JOINING];
 }
 
 /// What [`event::LINK`] says.
@@ -70,6 +89,21 @@ pub mod call {
     pub const NOW: &str = "now";
     /// Resolves after `meta`'s [`super::SleepMeta`].
     pub const SLEEP: &str = "sleep";
+    /// Keep `body` as the session's state, in place of what was saved before; `meta` is a [`super::SaveMeta`]. Answered when it is
+    /// durable; during the creation of a new session, at once, and it is durable with the session. After a restart it is the body of the creation, and `meta` there says so.
+    pub const SAVE: &str = "save";
+    /// Set the timer `subject`, in place of one of that name; `meta` is a [`super::TimerMeta`]. It survives a restart.
+    pub const TIMER: &str = "timer";
+    /// Remove the timer `subject`, if there is one.
+    pub const CANCEL_TIMER: &str = "cancel_timer";
+    /// Replace what `client` may do by the [`super::Grants`] in `body`, at once.
+    pub const GRANT: &str = "grant";
+    /// Send `client` away: its connections end, its tokens are refused; it may join again. [`event::LEFT`](super::event::LEFT) follows.
+    pub const KICK: &str = "kick";
+    /// Change who may join, by the [`super::JoinRules`] in `body`.
+    pub const JOIN_RULES: &str = "join_rules";
+    /// Replace the session's labels, shown to administrators, by the JSON object of texts in `body`.
+    pub const LABELS: &str = "labels";
     /// Close this session. Answered as soon as it is accepted: the conductor's own `close` comes after the current event.
     pub const CLOSE: &str = "close";
 }
@@ -135,6 +169,9 @@ pub struct ConductorManifest {
     pub config: Option<Value>,
     /// Whether it may be made as late as at its session's first event.
     pub lazy: bool,
+    /// What the host must be able to do for it, by the names in [`requirement`]; a host that does not know one refuses the conductor.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
     /// Keys of later versions.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,
@@ -177,6 +214,9 @@ pub struct CreateMeta {
     /// Whether the body holds saved state.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub restoring: bool,
+    /// The version that was given with that state.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub state_version: u32,
     /// Who asked for the session, where it is new and somebody did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caller: Option<CallerMeta>,
@@ -186,7 +226,7 @@ impl CreateMeta {
     /// What every creation has; the rest is absent.
     #[must_use]
     pub fn new(session: String, type_name: String, config: Box<RawValue>, seed: String, time: u64) -> Self {
-        Self { session, type_name, config, seed, time, restoring: false, caller: None }
+        Self { session, type_name, config, seed, time, restoring: false, state_version: 0, caller: None }
     }
 }
 
@@ -212,6 +252,19 @@ pub struct EventMeta {
     /// Whether a message is a last will.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub will: bool,
+    /// Of a timer: how many milliseconds after it was due it is told.
+    #[serde(skip_serializing_if = "is_no_time")]
+    pub late: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_no_time(millis: &u64) -> bool {
+    *millis == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_none(version: &u32) -> bool {
+    *version == 0
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -254,6 +307,68 @@ pub struct SleepMeta {
     pub micros: u64,
 }
 
+/// `meta` of [`call::SAVE`].
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct SaveMeta {
+    /// Of the author's choosing: what the bytes look like.
+    pub version: u32,
+}
+
+/// `meta` of [`call::TIMER`].
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct TimerMeta {
+    /// When it is first due, in milliseconds from now.
+    pub after: u64,
+    /// Where it repeats: the time from one due time to the next, in milliseconds. Absent: it fires once. Of due times that pass
+    /// while it cannot be told, one is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every: Option<u64>,
+}
+
+/// What a client may do in its session. (No later version adds a key that narrows this: an older host would not know it, and grant too much.
+/// Such a thing comes as a call or a [`requirement`] of its own.) MQTT topic filters without the leading `/{id}/`, so `#` is everything in the session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Grants {
+    /// What it may subscribe; absent means everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subscribe: Option<Vec<String>>,
+    /// What it may publish; absent means everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish: Option<Vec<String>>,
+}
+
+/// The reply of [`event::JOINING`].
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct JoinReply {
+    /// Why it may not join; absent means that it may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refuse: Option<String>,
+    /// What it may do then; absent means what it could before, which is everything for one that is new.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grants: Option<Grants>,
+}
+
+/// Who may join, for [`call::JOIN_RULES`]. What is absent stays as it is.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct JoinRules {
+    /// Whether nobody new may join. Who is in the session may join again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locked: Option<bool>,
+    /// How many clients may be in the session at once, 4294967295 being no limit; those that are too many already stay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_clients: Option<u32>,
+}
+
 /// `meta` of a spawn.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -282,4 +397,35 @@ pub struct ClientInfo {
 pub struct PanicData {
     /// `file:line:column`, where it is known.
     pub location: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(value: impl Serialize) -> String {
+        serde_json::to_string(&value).unwrap()
+    }
+
+    /// What these texts mean never changes; a later version adds keys.
+    #[test]
+    fn the_json_is_what_it_was() {
+        assert_eq!(json(SaveMeta { version: 3 }), r#"{"version":3}"#);
+        assert_eq!(json(TimerMeta { after: 5, every: Some(10) }), r#"{"after":5,"every":10}"#);
+        assert_eq!(json(TimerMeta { after: 5, every: None }), r#"{"after":5}"#);
+        assert_eq!(json(JoinRules { locked: Some(true), max_clients: Some(2) }), r#"{"locked":true,"max_clients":2}"#);
+        assert_eq!(json(JoinRules::default()), "{}");
+        assert_eq!(json(Grants { subscribe: Some(vec!["#".into()]), publish: Some(Vec::new()) }), r##"{"subscribe":["#"],"publish":[]}"##);
+        assert_eq!(json(Grants::default()), "{}");
+        assert_eq!(json(EventMeta { time: 1, late: 2, ..EventMeta::default() }), r#"{"time":1,"late":2}"#);
+        assert_eq!(json(EventMeta::default()), r#"{"time":0}"#);
+        let mut meta = CreateMeta::new("1".into(), "t".into(), RawValue::from_string("{}".into()).unwrap(), "5e".into(), 9);
+        assert_eq!(json(&meta), r#"{"session":"1","type":"t","config":{},"seed":"5e","time":9}"#);
+        (meta.restoring, meta.state_version) = (true, 4);
+        assert!(json(&meta).ends_with(r#""time":9,"restoring":true,"state_version":4}"#));
+        let names = [event::JOINING, event::LEFT, event::CONNECTED, event::DISCONNECTED, event::TIMER, event::LINK];
+        assert_eq!(names, ["joining", "left", "connected", "disconnected", "timer", "link"]);
+        let calls = [call::SAVE, call::TIMER, call::CANCEL_TIMER, call::GRANT, call::KICK, call::JOIN_RULES, call::LABELS];
+        assert_eq!(calls, ["save", "timer", "cancel_timer", "grant", "kick", "join_rules", "labels"]);
+    }
 }

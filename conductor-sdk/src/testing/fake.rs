@@ -13,15 +13,25 @@ use conductor_abi::{
     abi_stable::std_types::{RErr, ROk},
     async_ffi::{BorrowingFfiFuture, FfiFuture},
     contract::{Event, Failure, HostObject, Reply},
-    wire::{ClientInfo, PublishMeta, SleepMeta, call, code},
+    rules,
+    wire::{self, ClientInfo, JoinRules, PublishMeta, SaveMeta, SleepMeta, TimerMeta, call, code},
 };
 
 use super::{Logged, Published};
+use crate::{Grants, Saved};
 
 #[derive(Default)]
 pub(super) struct State {
     pub(super) now: Duration,
-    pub(super) clients: Vec<String>,
+    /// In the order of their first join.
+    pub(super) clients: Vec<(String, Grants)>,
+    pub(super) rules: JoinRules,
+    pub(super) labels: BTreeMap<String, String>,
+    /// The version and the bytes.
+    pub(super) saved: Option<Saved>,
+    pub(super) timers: BTreeMap<String, Armed>,
+    /// Clients that were sent away, not told yet.
+    pub(super) kicked: Vec<String>,
     pub(super) published: Vec<Published>,
     pub(super) logged: Vec<Logged>,
     pub(super) sleepers: BTreeMap<(Duration, u64), Waker>,
@@ -31,6 +41,41 @@ pub(super) struct State {
     pub(super) closing: bool,
     /// Nothing may be asked any more.
     pub(super) closed: bool,
+}
+
+/// A timer that is set.
+#[derive(Clone, Copy)]
+pub(super) struct Armed {
+    pub(super) due: Duration,
+    /// Of one moment, the one that was set first comes first.
+    pub(super) number: u64,
+    pub(super) every: Option<Duration>,
+}
+
+impl State {
+    pub(super) fn has(&self, client: &str) -> bool {
+        self.clients.iter().any(|(known, _)| known == client)
+    }
+
+    /// The timer that is due first, of those due by `end`.
+    pub(super) fn next_timer(&self, end: Duration) -> Option<(Duration, String)> {
+        let (name, first) = self.timers.iter().min_by_key(|(_, armed)| (armed.due, armed.number))?;
+        (first.due <= end).then(|| (first.due, name.clone()))
+    }
+
+    /// Takes a due timer off, or on to its next due time that is not over yet; how late it is.
+    pub(super) fn fire(&mut self, name: &str) -> Duration {
+        let Some(armed) = self.timers.get_mut(name) else { return Duration::ZERO };
+        let late = self.now.saturating_sub(armed.due);
+        match armed.every {
+            None => drop(self.timers.remove(name)),
+            Some(every) => {
+                let periods = late.as_millis() / every.as_millis().max(1) + 1;
+                armed.due += every * u32::try_from(periods).unwrap_or(u32::MAX);
+            }
+        }
+        late
+    }
 }
 
 pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -46,23 +91,70 @@ impl FakeHost {
             call::NOW => Ok(state.now.as_millis().to_string().into_bytes()),
             _ if state.closed => Err(Failure::new(code::CLOSED, "the session is closed")),
             call::CLIENTS => {
-                let infos: Vec<_> = state.clients.iter().map(|id| client_info(id)).collect();
+                let infos: Vec<_> = state.clients.iter().map(|(id, _)| client_info(id)).collect();
                 serde_json::to_vec(&infos).map_err(|e| Failure::new(code::INTERNAL, e.to_string()))
             }
             call::PUBLISH => {
                 let meta: PublishMeta = meta(call)?;
                 let name = call.subject.to_string();
-                if name.is_empty() || name.contains(['+', '#', '\0']) || meta.qos > 2 {
-                    return Err(Failure::new(code::REFUSED, format!("{name:?} with QoS {} cannot be published", meta.qos)));
-                }
+                rules::publish(&name, meta.qos).map_err(refused)?;
                 let client = Some(call.client.to_string()).filter(|client| !client.is_empty());
                 if let Some(client) = &client
-                    && !state.clients.contains(client)
+                    && !state.has(client)
                 {
-                    return Err(Failure::new(code::REFUSED, format!("there is no client {client:?} in this session")));
+                    return Err(nobody(client));
                 }
                 let payload = call.body.to_vec();
                 state.published.push(Published { client, name, payload, qos: meta.qos, retain: meta.retain });
+                Ok(Vec::new())
+            }
+            call::SAVE => {
+                let meta: SaveMeta = meta(call)?;
+                rules::state(call.body.len(), rules::MAX_STATE).map_err(refused)?;
+                state.saved = Some(Saved::new(meta.version, call.body.to_vec()));
+                Ok(Vec::new())
+            }
+            call::TIMER => {
+                let (name, meta) = (call.subject.to_string(), meta::<TimerMeta>(call)?);
+                let others = state.timers.len() - usize::from(state.timers.contains_key(&name));
+                rules::timer(&name, &meta, others).map_err(refused)?;
+                state.count += 1;
+                let due = state.now + Duration::from_millis(meta.after.max(1));
+                let armed = Armed { due, number: state.count, every: meta.every.map(Duration::from_millis) };
+                state.timers.insert(name, armed);
+                Ok(Vec::new())
+            }
+            call::CANCEL_TIMER => {
+                state.timers.remove(call.subject.as_str());
+                Ok(Vec::new())
+            }
+            call::GRANT => {
+                let grants: wire::Grants = body(call)?;
+                rules::grants(&grants).map_err(refused)?;
+                let client = call.client.as_str();
+                let known = state.clients.iter_mut().find(|(known, _)| known == client).ok_or_else(|| nobody(client))?;
+                known.1 = Grants::from_wire(grants);
+                Ok(Vec::new())
+            }
+            call::KICK => {
+                let client = call.client.to_string();
+                if !state.has(&client) {
+                    return Err(nobody(&client));
+                }
+                state.clients.retain(|(known, _)| *known != client);
+                state.kicked.push(client);
+                Ok(Vec::new())
+            }
+            call::JOIN_RULES => {
+                let changed: JoinRules = body(call)?;
+                let JoinRules { locked, max_clients, .. } = state.rules;
+                (state.rules.locked, state.rules.max_clients) = (changed.locked.or(locked), changed.max_clients.or(max_clients));
+                Ok(Vec::new())
+            }
+            call::LABELS => {
+                let labels = body(call)?;
+                rules::labels(&labels).map_err(refused)?;
+                state.labels = labels;
                 Ok(Vec::new())
             }
             call::CLOSE => {
@@ -74,6 +166,18 @@ impl FakeHost {
             other => Err(Failure::new(code::UNSUPPORTED, format!("the rig does not know {other:?}"))),
         }
     }
+}
+
+fn refused(reason: String) -> Failure {
+    Failure::new(code::REFUSED, reason)
+}
+
+fn nobody(client: &str) -> Failure {
+    refused(format!("there is no client {client:?} in this session"))
+}
+
+fn body<T: serde::de::DeserializeOwned>(call: &Event<'_>) -> Result<T, Failure> {
+    serde_json::from_slice(call.body.as_slice()).map_err(|e| refused(format!("the body of {:?} does not fit: {e}", call.kind.as_str())))
 }
 
 fn meta<T: Default + serde::de::DeserializeOwned>(call: &Event<'_>) -> Result<T, Failure> {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use super::*;
-use crate::{Message, Methods};
+use crate::{Grants, Join, Joining, Leave, Left, Link, Message, Methods, Timer};
 
 /// Panics when it is dropped, and counts that.
 struct Bomb(Arc<AtomicUsize>);
@@ -183,4 +183,143 @@ fn a_config_whose_reading_panics_is_an_error() {
     }
     let refused = Rig::start::<Reads>(serde_json::json!({})).unwrap_err();
     assert!(refused.message().contains("while reading"), "{refused}");
+}
+
+/// Uses every hook and every call.
+struct Range {
+    score: u32,
+    heard: Vec<String>,
+}
+
+impl Conductor for Range {
+    type Config = ();
+    async fn create(session: &Session, (): ()) -> Result<Self> {
+        session.every("tick", Duration::from_secs(10)).await?;
+        session.once("end", Duration::from_secs(25)).await?;
+        Ok(Self { score: 0, heard: Vec::new() })
+    }
+    async fn restore(_: &Session, (): (), saved: Saved) -> Result<Self> {
+        Ok(Self { score: saved.parse()?, heard: vec![format!("restored {} v{}", saved.parse::<u32>()?, saved.version())] })
+    }
+    fn methods() -> Methods<Self> {
+        Methods::new()
+            .on("heard", Self::heard)
+            .on("save", Self::save)
+            .on("kick", Self::kick)
+            .on("rules", Self::rules)
+            .on("wrong", Self::wrong)
+    }
+    async fn joining(&mut self, _: &Session, joining: &Joining) -> Result<Join> {
+        match joining.client() {
+            "mallory" => Ok(Join::refuse("not you")),
+            "confused" => Err(Error::new("no idea")),
+            "astray" => Ok(Grants::all().subscribe(["/other/#"]).into()),
+            "ann" => Ok(Grants::all().publish(["buzz"]).into()),
+            _ => Ok(Join::accept()),
+        }
+    }
+    async fn left(&mut self, _: &Session, left: &Left) -> Result<()> {
+        self.heard.push(format!("left {} {:?}", left.client(), left.reason()));
+        Ok(())
+    }
+    async fn connected(&mut self, _: &Session, client: &str) -> Result<()> {
+        self.heard.push(format!("connected {client}"));
+        Ok(())
+    }
+    async fn disconnected(&mut self, _: &Session, client: &str) -> Result<()> {
+        self.heard.push(format!("disconnected {client}"));
+        Err(Error::new("told to who called"))
+    }
+    async fn timer(&mut self, _: &Session, timer: &Timer) -> Result<()> {
+        self.heard.push(format!("{} {}", timer.name(), timer.late().as_millis()));
+        if timer.name() == "end" { Err(Error::new("over")) } else { Ok(()) }
+    }
+}
+
+impl Range {
+    async fn heard(&mut self, _: &Session, (): ()) -> Result<Vec<String>> {
+        Ok(std::mem::take(&mut self.heard))
+    }
+    async fn save(&mut self, session: &Session, score: u32) -> Result<()> {
+        self.score = score;
+        session.save(&score).version(3).await
+    }
+    async fn kick(&mut self, session: &Session, client: String) -> Result<()> {
+        session.kick(&client).await?;
+        // It is told after this, in its turn.
+        self.heard.push("kicked".into());
+        Ok(())
+    }
+    async fn rules(&mut self, session: &Session, most: u32) -> Result<()> {
+        session.set_max_clients(most).await?;
+        session.lock_joining(most == 0).await?;
+        session.set_grants("ann", Grants::none()).await?;
+        session.set_labels([("most", most.to_string())]).await
+    }
+    async fn wrong(&mut self, session: &Session, (): ()) -> Result<Vec<String>> {
+        let results = [
+            session.save_bytes(vec![0; conductor_abi::rules::MAX_STATE + 1]).await,
+            session.once("", Duration::ZERO).await,
+            session.every("fast", Duration::from_millis(1)).await,
+            session.kick("nobody").await,
+            session.set_grants("nobody", Grants::all()).await,
+            session.set_grants("ann", Grants::all().publish(["a#"])).await,
+            session.set_labels([("", "x")]).await,
+        ];
+        Ok(results.into_iter().map(|result| result.unwrap_err().message().to_owned()).collect())
+    }
+}
+
+fn heard(rig: &mut Rig) -> Vec<String> {
+    serde_json::from_value(rig.request("heard", ()).unwrap()).unwrap()
+}
+
+#[test]
+fn clients_come_and_go_as_the_conductor_says() {
+    let mut rig = Rig::start::<Range>(()).unwrap();
+    rig.join("ann").unwrap();
+    rig.join("bob").unwrap();
+    assert_eq!((rig.grants("ann"), rig.grants("bob")), (Some(Grants::all().publish(["buzz"])), Some(Grants::all())));
+    for (client, why) in [("mallory", "not you"), ("confused", "no idea"), ("astray", "/other/#")] {
+        assert!(rig.join(client).unwrap_err().message().contains(why), "{client}");
+        assert_eq!(rig.grants(client), None);
+    }
+    rig.connect("ann").unwrap();
+    assert_eq!(rig.disconnect("ann").unwrap_err().message(), "told to who called");
+    rig.leave("bob", Leave::Expired).unwrap();
+    rig.request("kick", "ann").unwrap();
+    assert_eq!(heard(&mut rig), ["connected ann", "disconnected ann", "left bob Expired", "kicked", "left ann Kicked"]);
+    assert!(rig.connect("ann").is_err() && rig.request("kick", "ann").is_err());
+
+    rig.join("ann").unwrap();
+    rig.request("rules", 1).unwrap();
+    assert_eq!((rig.grants("ann"), rig.labels()["most"].as_str()), (Some(Grants::none()), "1"));
+    assert!(rig.join("bob").unwrap_err().message().contains("full"));
+    rig.request("rules", 0).unwrap();
+    assert!(rig.join("bob").unwrap_err().message().contains("locked"));
+    rig.join("ann").unwrap();
+    assert_eq!(rig.request("wrong", ()).unwrap().as_array().unwrap().len(), 7);
+}
+
+#[test]
+fn timers_fire_in_their_order_and_survive_with_what_was_saved() {
+    let mut rig = Rig::start::<Range>(()).unwrap();
+    rig.advance(Duration::from_secs(9));
+    assert!(heard(&mut rig).is_empty());
+    rig.advance(Duration::from_secs(21));
+    assert_eq!(heard(&mut rig), ["tick 0", "tick 0", "end 0", "tick 0"]);
+    assert_eq!(rig.timers(), ["tick"]);
+    assert!(rig.logged().iter().any(|line| line.level == 2 && line.message.contains("over")));
+    assert!(rig.saved().is_none());
+    rig.request("save", 17).unwrap();
+
+    // Five due times pass: one is told, and the rhythm stays.
+    rig.pass_down_time(Duration::from_secs(52));
+    rig.restart::<Range>(()).unwrap();
+    assert_eq!(heard(&mut rig), ["restored 17 v3", "tick 42000"]);
+    rig.advance(Duration::from_secs(8));
+    assert_eq!(heard(&mut rig), ["tick 0"]);
+    rig.close(CloseReason::Requested).unwrap();
+    assert!(rig.restart::<Range>(()).unwrap_err().is_closed());
+    rig.advance(Duration::from_secs(100));
 }

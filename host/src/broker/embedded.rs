@@ -395,7 +395,13 @@ impl Broker for EmbeddedBroker {
 
     fn set_grant<'a>(&'a self, session: SessionId, client_id: &'a str, grant: Grant) -> BoxFuture<'a, ()> {
         async move {
-            if let Some(room) = self.live_room(session) {
+            let room = {
+                let mut rooms = self.rooms();
+                // One that was admitted by the former grant, and is not in the room yet, comes again.
+                rooms.note_end(session, Some(Arc::from(client_id)));
+                rooms.live.get(&session).cloned()
+            };
+            if let Some(room) = room {
                 room.set_grant(client_id, &gate::library_id(client_id), grant).await;
             }
         }

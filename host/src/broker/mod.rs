@@ -153,7 +153,8 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
         qos: u8,
         retain: bool,
     ) -> BoxFuture<'a, Result<(), BrokerError>>;
-    /// Replaces what one client may do, at once: its subscriptions that are no longer allowed end, stored ones too.
+    /// Replaces what one client may do, at once: its subscriptions that are no longer allowed end, stored ones too. A connection that was
+    /// admitted and is not up yet is refused: [`Admission`] may have gone by what held before.
     fn set_grant<'a>(&'a self, session: SessionId, client_id: &'a str, grant: Grant) -> BoxFuture<'a, ()>;
     /// Ends one client's connection and forgets its stored subscriptions and queue. Its last will is not sent. Later connects of
     /// that client are [`Admission`]'s to refuse; one admitted but not yet connected is refused.

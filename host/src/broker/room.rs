@@ -17,8 +17,12 @@ use super::{
     Ended, Events, Limits,
     connection::{Connection, EndReason},
 };
+use tokio::time::Instant;
+
 use crate::{sessions::SessionId, tokens::grant::Grant};
 
+/// How long what the host said last has to reach the clients before their connections are ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Connections end within a second or are cut; longer than this nobody waits for them.
 const END_WAIT: Duration = Duration::from_secs(3);
 
@@ -38,6 +42,8 @@ struct Inside {
     connections: HashMap<Arc<str>, Vec<Arc<Connection>>>,
     /// Publishes of the host's under way.
     publishing: usize,
+    /// When the last of them was done.
+    spoke_at: Option<Instant>,
     /// Counts entries and publishes, so that housekeeping notices that something happened while it looked.
     uses: u64,
 }
@@ -104,6 +110,14 @@ impl Room {
 
     /// Ends all connections without their last wills.
     pub(super) async fn end_all(&self, reason: EndReason) -> Ended {
+        // What the conductor said last may still stand in the connections' lanes, which the library does not let us see.
+        let spoke_at = {
+            let inside = self.inside();
+            inside.spoke_at.filter(|_| !inside.connections.is_empty())
+        };
+        if let Some(spoke_at) = spoke_at {
+            tokio::time::sleep_until(spoke_at + LAST_WORDS).await;
+        }
         let all: Vec<_> = self.inside().connections.values().flatten().cloned().collect();
         end(&all, reason).await;
         // A delayed will waits with the room in its hands.
@@ -211,6 +225,8 @@ impl std::ops::Deref for Publishing {
 
 impl Drop for Publishing {
     fn drop(&mut self) {
-        self.0.inside().publishing -= 1;
+        let mut inside = self.0.inside();
+        inside.publishing -= 1;
+        inside.spoke_at = Some(Instant::now());
     }
 }

@@ -34,13 +34,13 @@ pub struct Incoming<'a> {
 }
 
 impl Instance {
-    /// Makes the conductor. To be polled and dropped on threads for plugin code.
+    /// Makes the conductor, with what it had saved or nothing. To be polled and dropped on threads for plugin code.
     ///
     /// # Errors
     /// What the plugin answered: [`Trouble::Faulted`] for a panic, else [`Trouble::Unavailable`].
-    pub async fn make(plugin: &Plugin, host: HostObj, meta: &CreateMeta) -> Result<Self, Trouble> {
+    pub async fn make(plugin: &Plugin, host: HostObj, meta: &CreateMeta, saved: &[u8]) -> Result<Self, Trouble> {
         let meta = serde_json::to_vec(meta).map_err(|e| Trouble::Internal(e.to_string()))?;
-        match plugin.library.create(&plugin.conductor, host, &meta, &[]).await {
+        match plugin.library.create(&plugin.conductor, host, &meta, saved).await {
             ROk(object) => Ok(Self(Arc::new(Mutex::new(object)))),
             RErr(failure) => Err(match Trouble::from(&failure) {
                 faulted @ Trouble::Faulted(_) => faulted,

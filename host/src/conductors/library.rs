@@ -29,7 +29,7 @@ use conductor_abi::{
     },
     async_ffi::BorrowingFfiFuture,
     contract::{Created, Event, Failure, HostObj, PluginRootRef, Reply},
-    wire::{ConductorManifest, Manifest, code, root},
+    wire::{ConductorManifest, Manifest, code, requirement, root},
 };
 
 use super::{
@@ -229,6 +229,10 @@ impl Library {
             (None, [only]) => Ok(only),
             (None, _) => named(type_name).ok_or_else(|| Reason::WhichConductor { type_name: type_name.to_owned(), offered: offered() }),
         };
+        let chosen = chosen.and_then(|conductor| match unmet_requirement(conductor) {
+            None => Ok(conductor),
+            Some(what) => Err(Reason::Requires { conductor: conductor.name.clone(), what: what.to_owned() }),
+        });
         chosen.map_err(|reason| Refusal { file: self.file.clone(), reason })
     }
 
@@ -243,6 +247,11 @@ impl Library {
     pub fn check_config<'a>(&'a self, conductor: &'a str, config: &'a [u8]) -> BorrowingFfiFuture<'a, Reply> {
         self.root.handle()(Event { subject: conductor.into(), body: config.into(), ..Event::new(root::CHECK_CONFIG) })
     }
+}
+
+/// What a conductor needs of a host and this one does not know.
+fn unmet_requirement(conductor: &ConductorManifest) -> Option<&str> {
+    conductor.requires.iter().map(String::as_str).find(|what| !requirement::ALL.contains(what))
 }
 
 /// Reads a plugin's file, whole, after a look at who may write it.
@@ -391,4 +400,19 @@ fn manifest(json: &[u8]) -> Result<Manifest, String> {
         return Err("it offers no conductor".to_owned());
     }
     Ok(manifest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_requirement_of_a_later_version_is_found() {
+        let mut conductor = ConductorManifest::default();
+        assert_eq!(unmet_requirement(&conductor), None);
+        conductor.requires = vec![requirement::JOINING.to_owned()];
+        assert_eq!(unmet_requirement(&conductor), None);
+        conductor.requires.push("teleport".to_owned());
+        assert_eq!(unmet_requirement(&conductor), Some("teleport"));
+    }
 }

@@ -1,5 +1,6 @@
 //! Conductors: the plugins they come from, the threads they run on, and what they may ask of the host.
 
+pub(crate) mod asks;
 pub mod catalog;
 pub mod inspect;
 pub mod instance;

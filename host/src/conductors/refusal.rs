@@ -131,6 +131,14 @@ pub enum Reason {
     /// The plugin's own start failed.
     #[error("it failed to start: {0}")]
     InitFailed(String),
+    /// It needs a newer host.
+    #[error("its conductor {conductor:?} needs a host that knows {what:?}, which this one does not; use a newer conductor-host")]
+    Requires {
+        /// Which conductor.
+        conductor: String,
+        /// What it needs.
+        what: String,
+    },
     /// The settings ask for a conductor that it has not.
     #[error("it offers no conductor {wanted:?}; it offers {offered}: set conductor = \"…\" in the type to one of these")]
     NoSuchConductor {

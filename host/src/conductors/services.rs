@@ -15,12 +15,13 @@ use conductor_abi::{
     abi_stable::std_types::{RErr, ROk},
     async_ffi::{BorrowingFfiFuture, FfiFuture},
     contract::{Event, Failure, HostObj, HostObject, Reply},
+    rules,
     wire::{ClientInfo, PublishMeta, SleepMeta, call, code},
 };
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 
-use super::{Trouble, library::Libraries};
+use super::{Trouble, asks, library::Libraries};
 use crate::{
     broker::BrokerError,
     sessions::{Session, task::Task},
@@ -68,12 +69,12 @@ impl SessionHost {
                 tokio::time::sleep(Duration::from_micros(micros)).await;
                 self.session().map(|_| Vec::new())
             }
-            other => Err(Failure::new(code::UNSUPPORTED, format!("this host does not know the call {other:?}"))),
+            _ => asks::answer(&session, &call).await,
         }
     }
 }
 
-fn meta<T: Default + DeserializeOwned>(call: &Event<'_>) -> Result<T, Failure> {
+pub(super) fn meta<T: Default + DeserializeOwned>(call: &Event<'_>) -> Result<T, Failure> {
     if call.meta.is_empty() {
         return Ok(T::default());
     }
@@ -108,12 +109,10 @@ fn close(session: &Arc<Session>) -> Result<Vec<u8>, Failure> {
 async fn publish(session: &Session, call: &Event<'_>) -> Result<(), Failure> {
     let PublishMeta { qos, retain, .. } = meta(call)?;
     let (name, client) = (call.subject.as_str(), call.client.as_str());
-    if name.is_empty() || name.contains(['+', '#', '\0']) || qos > 2 {
-        return Err(Failure::new(code::REFUSED, format!("{name:?} with QoS {qos} cannot be published")));
-    }
+    rules::publish(name, qos).map_err(|reason| Failure::new(code::REFUSED, reason))?;
     let mut topic = session.id().topic_prefix();
     if !client.is_empty() {
-        if !session.record().clients.iter().any(|known| known.client_id() == Some(client)) {
+        if !session.record().has(client) {
             return Err(Failure::new(code::REFUSED, format!("there is no client {client:?} in this session")));
         }
         topic.push_str("to/");

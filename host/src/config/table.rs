@@ -9,7 +9,7 @@ use super::{
     values::{
         BOOL, BROKER, BrokerKind, CONDUCTOR_NAME, CONFIG, DEADLINE, HTTP_URL, ID_DIGITS, ISSUER, Kind, LIFETIME, LINK_PASSWORD,
         LINK_USERNAME, LISTEN, LISTEN_LOOPBACK, LISTEN_OR_OFF, LOG_FORMAT, LOG_LEVEL, LogFormat, MQTT_URL, OPTIONAL_PATH, PATH, PIN_DIGITS,
-        STORE_URL, Secret, StoreUrl, TOKEN_MODE, TokenMode, USERNAME,
+        STATE_BYTES, STORE_URL, Secret, StoreUrl, TOKEN_MODE, TokenMode, USERNAME,
     },
 };
 use crate::tokens::claims::UsernameRule;
@@ -122,6 +122,8 @@ table! {
         pin_digits: u8 = PIN_DIGITS, Text("6");
         /// How long a conductor may take for one event, the time it waits for its turn included.
         deadline: Duration = DEADLINE, Text("5s");
+        /// How many bytes of state a conductor may save.
+        max_state_bytes: usize = STATE_BYTES, Text("1048576");
     }
 
     /// Where sessions and their clients are kept.

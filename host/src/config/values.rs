@@ -168,6 +168,15 @@ pub(super) const ID_DIGITS: Parser<u8> =
 pub(super) const PIN_DIGITS: Parser<u8> =
     Parser { kind: Kind::Integer, expected: "an integer from 3 to 12", parse: |value| integer(value, 3, 12) };
 
+pub(super) const STATE_BYTES: Parser<usize> = Parser {
+    kind: Kind::Integer,
+    expected: "an integer from 0 to 67108864 (64 MiB)",
+    parse: |value| {
+        let number = value.as_u64().and_then(|number| usize::try_from(number).ok());
+        number.filter(|number| *number <= 64 << 20).ok_or(Fault::Unexpected)
+    },
+};
+
 pub(super) const BOOL: Parser<bool> =
     Parser { kind: Kind::Bool, expected: "true or false", parse: |value| value.as_bool().ok_or(Fault::Unexpected) };
 

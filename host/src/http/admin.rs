@@ -1,16 +1,17 @@
 //! The trusted port: administrators create, close and list sessions and ask their conductors.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use axum::{
     Json, Router,
     body::Body,
-    extract::{ConnectInfo, RawQuery, State},
+    extract::{ConnectInfo, Path, RawQuery, State, rejection::PathRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{delete, get},
 };
 use bytes::Bytes;
+use conductor_abi::wire::Grants;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
@@ -36,6 +37,7 @@ pub fn router(ports: Arc<Ports>) -> Router {
         .route("/v1/sessions", get(list).post(create).head(allowed("GET, POST")).fallback(allowed("GET, POST")))
         .route("/v1/sessions/{id}", get(look).delete(close).head(allowed("GET, DELETE")).fallback(allowed("GET, DELETE")))
         .route("/v1/sessions/{id}/requests", only_post(request))
+        .route("/v1/sessions/{id}/clients/{client}", delete(kick).head(allowed("DELETE")).fallback(allowed("DELETE")))
         .route("/v1/types", only_get(types))
         .route("/livez", only_get(livez))
         .route("/readyz", only_get(readyz))
@@ -57,6 +59,14 @@ struct SessionView {
     /// RFC 3339; null where the file that brought the session did not say.
     created_at: Option<String>,
     clients: Vec<ClientView>,
+    /// What its conductor says about it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, String>,
+    /// Whether nobody new may join.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    locked: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_clients: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -65,6 +75,9 @@ struct ClientView {
     client_id: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
+    /// What it may do, where its conductor has said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grants: Option<Grants>,
 }
 
 fn seconds(seconds: u64) -> String {
@@ -85,9 +98,10 @@ impl From<&Session> for SessionView {
         };
         let clients = record.clients.iter().map(|client| match client {
             StoredClient::Joined { client_id, expires_at } => {
-                ClientView { client_id: Value::from(&**client_id), expires_at: Some(seconds(*expires_at)) }
+                let grants = record.extra.as_ref().and_then(|extra| extra.grants.get(client_id).cloned());
+                ClientView { client_id: Value::from(&**client_id), expires_at: Some(seconds(*expires_at)), grants }
             }
-            StoredClient::Foreign(value) => ClientView { client_id: value.clone(), expires_at: None },
+            StoredClient::Foreign(value) => ClientView { client_id: value.clone(), expires_at: None, grants: None },
         });
         Self {
             id: record.id.to_string(),
@@ -97,6 +111,9 @@ impl From<&Session> for SessionView {
             reason,
             created_at: Some(record.created_at).filter(|millis| *millis > 0).map(|millis| seconds(millis / 1000)),
             clients: clients.collect(),
+            labels: record.extra.as_ref().map(|extra| extra.labels.clone()).unwrap_or_default(),
+            locked: record.extra.as_ref().is_some_and(|extra| extra.locked),
+            max_clients: record.extra.as_ref().and_then(|extra| extra.max_clients),
         }
     }
 }
@@ -151,6 +168,17 @@ async fn close(
     PathId(id): PathId,
 ) -> Result<StatusCode, Problem> {
     ports.manager.close(id.ok_or(Refused::NoSuchSession)?, CloseReason::Requested, Caller::at(Port::Admin, peer)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn kick(
+    State(ports): State<Arc<Ports>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Result<StatusCode, Problem> {
+    let Path((id, client)) = path.map_err(|_| Problem::bad_request("the path cannot be decoded"))?;
+    let session = SessionId::parse(&id).and_then(|id| ports.manager.get(id)).ok_or(Refused::NoSuchSession)?;
+    ports.manager.kick(&session, &client, Caller::at(Port::Admin, peer)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::{PathId, Ports, body, error::Problem, legacy, livez, not_found, only_get, only_post};
 use crate::{
     sessions::{Caller, Pin, Port, SessionId, manager::Refused},
-    tokens::{claims::Grantee, grant::Grant, issue::is_reserved},
+    tokens::{claims::Grantee, issue::is_reserved},
 };
 
 /// The most bytes that a body on this port may have.
@@ -129,7 +129,7 @@ pub(super) async fn join(
     peer: SocketAddr,
 ) -> Result<Admitted, Refused> {
     let joined = ports.manager.join(id, pin, client.to_owned(), Caller::at(Port::Iot, peer)).await?;
-    let grant = Grant::whole_session(joined.session);
+    let grant = joined.grant;
     let grantee = Grantee {
         session: joined.session,
         client_id: client,

@@ -152,7 +152,9 @@ pub(super) async fn join_session(State(ports): State<Arc<Ports>>, ConnectInfo(pe
     };
     match joined {
         Ok(joined) => json_text(StatusCode::OK, &json!({ "token": joined.token })),
-        Err(Refused::Credentials) => json_text(StatusCode::OK, &json!({ "token": REFUSED })),
+        Err(Refused::Credentials | Refused::Locked | Refused::Full | Refused::Declined(_)) => {
+            json_text(StatusCode::OK, &json!({ "token": REFUSED }))
+        }
         Err(error) => {
             tracing::error!(%peer, %error, "a join failed");
             json_text(StatusCode::SERVICE_UNAVAILABLE, &json!({ "token": REFUSED }))

@@ -9,6 +9,7 @@
 //! | `GET /v1/sessions` | list, by pages |
 //! | `GET` `DELETE /v1/sessions/{id}` | look, close |
 //! | `POST /v1/sessions/{id}/requests` | ask the conductor |
+//! | `DELETE /v1/sessions/{id}/clients/{client}` | send a client away |
 //! | `GET /v1/types` | what can be created |
 //! | `GET /livez` `/readyz` | is it alive, is it well |
 //!

@@ -120,6 +120,14 @@ pub(super) enum What {
     Request { method: String, params: Bytes, caller: Caller },
     /// A client sent a message.
     Message(Message),
+    /// A client asks to join.
+    Joining { client_id: String, caller: Caller },
+    /// A client has left for good.
+    Left { client_id: String, reason: &'static str },
+    /// A client's connection came up, or its last one ended.
+    Connection { client_id: String, up: bool },
+    /// A timer is due, since this time in milliseconds since the Unix epoch.
+    Timer { name: String, due: u64 },
     /// The link to an external broker came up or was lost; which is asked when it is told, so that the last word is true.
     Link,
     /// The end.
@@ -132,6 +140,11 @@ impl What {
             Self::Make(_) => "make",
             Self::Request { .. } => event::REQUEST,
             Self::Message(_) => event::MESSAGE,
+            Self::Joining { .. } => event::JOINING,
+            Self::Left { .. } => event::LEFT,
+            Self::Connection { up: true, .. } => event::CONNECTED,
+            Self::Connection { up: false, .. } => event::DISCONNECTED,
+            Self::Timer { .. } => event::TIMER,
             Self::Link => event::LINK,
             Self::Close(_) => event::CLOSE,
         }
@@ -141,23 +154,29 @@ impl What {
         matches!(self, Self::Close(_))
     }
 
-    /// Whether there is room for it in a mailbox that is full: it comes from the host, seldom, and nobody could send it again.
+    /// Whether there is room for it in a mailbox that is full of requests and messages: nobody could tell it again.
     pub(super) fn has_room_reserved(&self) -> bool {
-        matches!(self, Self::Close(_) | Self::Link)
+        !matches!(self, Self::Make(_) | Self::Request { .. } | Self::Message(_))
+    }
+
+    /// Whether it may wait for its turn as long as it takes, and has the deadline's time from then on: nobody waits for the answer, and
+    /// what is not told is lost.
+    pub(super) fn is_news(&self) -> bool {
+        matches!(self, Self::Left { .. } | Self::Connection { .. } | Self::Timer { .. } | Self::Link)
     }
 
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Request { params, .. } => params.len(),
             Self::Message(message) => message.payload.len(),
-            Self::Make(_) | Self::Link | Self::Close(_) => 0,
+            _ => 0,
         }
     }
 
     pub(super) fn caller(&self) -> Option<CallerMeta> {
         match self {
-            Self::Make(caller) | Self::Request { caller, .. } => Some(caller.meta()),
-            Self::Message(_) | Self::Link | Self::Close(_) => None,
+            Self::Make(caller) | Self::Request { caller, .. } | Self::Joining { caller, .. } => Some(caller.meta()),
+            _ => None,
         }
     }
 
@@ -175,6 +194,13 @@ impl What {
                 (meta.qos, meta.retain, meta.will) = (message.qos, message.retain, message.will);
                 let name = message.topic.strip_prefix(&id.topic_prefix()).unwrap_or(&message.topic);
                 (name, message.client_id.as_deref().unwrap_or_default(), message.payload.as_ref())
+            }
+            Self::Joining { client_id, .. } => ("", client_id.as_str(), &[][..]),
+            Self::Left { client_id, reason } => (*reason, client_id.as_str(), &[][..]),
+            Self::Connection { client_id, .. } => ("", client_id.as_str(), &[][..]),
+            Self::Timer { name, due } => {
+                meta.late = session.world().clock.millis().saturating_sub(*due);
+                (name.as_str(), "", &[][..])
             }
             Self::Link => match session.world().broker.link() {
                 Some(up) => (if up { link::UP } else { link::DOWN }, "", &[][..]),

@@ -113,6 +113,13 @@ impl Manager {
         }
     }
 
+    /// After one client was taken out of the session.
+    pub(super) fn note_leaving_of(&self, session: &Arc<Session>, client_id: &str) {
+        if let Some(joins) = self.joins.get() {
+            joins.left(client_id, session, || self.has(session) && session.record().granted_until(client_id).is_some());
+        }
+    }
+
     /// After the clients of `before` whose grants ended up to `now` were taken out of the session; all of them where it is no more.
     pub(super) fn note_leaving(&self, session: &Arc<Session>, before: &StoredSession, now: u64) {
         let Some(joins) = self.joins.get() else { return };
@@ -125,7 +132,8 @@ impl Manager {
         }
     }
 
-    fn has(&self, session: &Arc<Session>) -> bool {
+    /// Whether this very session is live.
+    pub(super) fn has(&self, session: &Arc<Session>) -> bool {
         self.directory.get(session.id()).is_some_and(|live| Arc::ptr_eq(&live, session))
     }
 }

@@ -15,6 +15,7 @@ use std::{
 use bytes::Bytes;
 use conductor_abi::wire::event;
 use futures_util::{StreamExt, stream};
+use tokio::sync::Notify;
 
 use super::{
     Caller, CloseReason, Pin, Session, SessionId,
@@ -22,6 +23,7 @@ use super::{
     event::{Event, What},
     joins::Joins,
     status::Phase,
+    timers::Timers,
     world::{World, count},
 };
 use crate::{
@@ -30,15 +32,14 @@ use crate::{
         Trouble,
         catalog::{Catalog, Type},
     },
-    store::{Change, StoreError, StoredClient, StoredSession},
+    store::{Change, StoreError, StoredSession},
+    tokens::grant::Grant,
 };
 
 /// What `close` and the drops behind it may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// Making the conductors of a restart, all at once: their time in the queue counts.
 const RESTORE_DEADLINE: Duration = Duration::from_secs(300);
-/// Sessions whose grants are ended at a time.
-const EXPIRING_AT_ONCE: usize = 1024;
 /// Of 10^digits ids, this part may be in use, so that a new one is found at once and guessing stays hard.
 const ID_SPACE_PART: u64 = 10;
 
@@ -68,6 +69,18 @@ pub enum Refused {
     /// The conductor did not.
     #[error(transparent)]
     Conductor(#[from] Trouble),
+    /// Nobody new may join.
+    #[error("the session is locked")]
+    Locked,
+    /// There are as many clients as may be.
+    #[error("the session is full")]
+    Full,
+    /// The conductor does not want this client; its reason.
+    #[error("{0}")]
+    Declined(String),
+    /// There is no such client in the session.
+    #[error("there is no such client in the session")]
+    NoSuchClient,
     /// The store did not.
     #[error(transparent)]
     Store(StoreError),
@@ -83,6 +96,8 @@ impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NoSuchSession(_) => Self::NoSuchSession,
+            StoreError::Locked(_) => Self::Locked,
+            StoreError::Full(_) => Self::Full,
             other => Self::Store(other),
         }
     }
@@ -95,19 +110,24 @@ pub struct Joined {
     pub session: SessionId,
     /// When its grant begins, in seconds since the Unix epoch.
     pub now: u64,
+    /// What its token is to say. Where the broker is in the host, that is the whole session: there the record is looked at, which can change.
+    pub grant: Grant,
 }
 
 /// The manager. One per host; shared by both ports and the broker.
 #[derive(Debug)]
 pub struct Manager {
-    world: Arc<World>,
+    pub(super) world: Arc<World>,
     catalog: Catalog,
     pub(super) directory: Directory,
     /// Kept only where [`Manager::remember_joins`] was called.
     pub(super) joins: OnceLock<Joins>,
     stopping: AtomicBool,
+    pub(super) timers: Timers,
     /// No grant ends before this (seconds since the Unix epoch), so nothing need be looked through.
-    next_expiry: AtomicU64,
+    pub(super) next_expiry: AtomicU64,
+    /// Rung when a grant ends earlier than all others.
+    pub(super) earlier_expiry: Notify,
 }
 
 impl Manager {
@@ -121,7 +141,9 @@ impl Manager {
             directory: Directory::default(),
             joins: OnceLock::new(),
             stopping: AtomicBool::new(false),
+            timers: Timers::default(),
             next_expiry: AtomicU64::new(0),
+            earlier_expiry: Notify::new(),
         });
         manager.restore(stored);
         manager
@@ -145,7 +167,10 @@ impl Manager {
 
     /// Makes the conductors of restored sessions whose types are not lazy, in the background. Called once the broker serves,
     /// so that they can publish.
-    pub fn start(&self) {
+    pub fn start(self: &Arc<Self>) {
+        self.directory.all().iter().for_each(|session| self.set_timers(session));
+        self.run_timers();
+        self.run_expiry();
         let eager = |session: &Arc<Session>| session.kind().plugin.as_ref().is_ok_and(|plugin| !plugin.manifest.lazy);
         for session in self.directory.all().into_iter().filter(eager) {
             let what = What::Make(Caller::host());
@@ -192,7 +217,7 @@ impl Manager {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    fn check_running(&self) -> Result<(), Refused> {
+    pub(super) fn check_running(&self) -> Result<(), Refused> {
         if self.is_stopping() { Err(Refused::Stopping) } else { Ok(()) }
     }
 
@@ -219,10 +244,10 @@ impl Manager {
             self.discard(&session).await;
             return Err(trouble.into());
         }
-        match self.world.store.apply(Change::Create(session.record())).await {
-            Ok(record) => {
-                record.into_iter().for_each(|record| session.update_record(record));
-                session.move_on(Phase::Making, Phase::Open);
+        match session.store().await {
+            Ok(()) => {
+                session.move_on(Phase::Storing, Phase::Open);
+                self.set_timers(&session);
                 tracing::info!(session = %id, r#type = %kind.name, %caller, "session created");
                 Ok(session)
             }
@@ -251,7 +276,7 @@ impl Manager {
                 created_at: clock.millis(),
                 clients: Vec::new(),
                 revision: 0,
-                rest: None,
+                extra: None,
             };
             let session = Session::new(Arc::new(record), kind.clone(), self.world.clone(), Phase::Making);
             if self.directory.add(session.clone()) {
@@ -267,6 +292,7 @@ impl Manager {
         // It may have published, retained, while it was made: a later session of this id must not find that.
         self.world.broker.close_session(session.id()).await;
         self.directory.remove(session.id());
+        self.timers.forget(session.id());
     }
 
     async fn close_conductor(&self, session: &Arc<Session>, reason: CloseReason) {
@@ -299,6 +325,7 @@ impl Manager {
         self.close_conductor(session, reason).await;
         let ended = self.world.broker.close_session(id).await;
         self.directory.remove(id);
+        self.timers.forget(id);
         self.note_leaving(session, &session.record(), u64::MAX);
         tracing::info!(session = %id, reason = reason.as_str(), %caller, ?ended, "session closed");
         Ok(())
@@ -327,103 +354,6 @@ impl Manager {
         count(&self.world.counts.requests);
         let timeout = session.kind().deadline;
         Ok(session.ask(What::Request { method, params, caller }, timeout).await?)
-    }
-
-    /// Lets a client in that shows the pin. The caller has checked the name of the client.
-    ///
-    /// # Errors
-    /// [`Refused::Credentials`], the same for an unknown session and a wrong pin; [`Refused::Store`].
-    pub async fn join(
-        self: &Arc<Self>,
-        id: Option<SessionId>,
-        pin: Option<Pin>,
-        client_id: String,
-        caller: Caller,
-    ) -> Result<Joined, Refused> {
-        self.check_running()?;
-        let session = id.and_then(|id| self.get(id));
-        // One comparison in each case, so that the time tells nothing; a pin of -1 digits matches none.
-        let shown = pin.unwrap_or(Pin::NONE);
-        let right = session.as_ref().map_or(Pin::NEVER, |session| session.record().pin);
-        let matches = right.matches(shown);
-        let Some(session) = session.filter(|_| matches) else {
-            tracing::info!(session = id.map(tracing::field::display), %caller, "a join was refused");
-            return Err(Refused::Credentials);
-        };
-        let manager = self.clone();
-        to_its_end(async move { manager.join_session(&session, client_id, &caller).await }).await
-    }
-
-    async fn join_session(&self, session: &Arc<Session>, client_id: String, caller: &Caller) -> Result<Joined, Refused> {
-        let now = self.world.clock.seconds();
-        let expires_at = now.saturating_add(self.world.grant_ttl.as_secs());
-        let id = session.id();
-        let change = Change::Join { id, client_id: client_id.as_str().into(), expires_at };
-        let record = self.world.store.apply(change).await.map_err(|error| match error {
-            // Closed meanwhile: like any other session that is not there.
-            StoreError::NoSuchSession(_) => Refused::Credentials,
-            other => Refused::Store(other),
-        })?;
-        record.into_iter().for_each(|record| session.update_record(record));
-        self.note_join(&client_id, session);
-        self.next_expiry.fetch_min(expires_at, Ordering::Relaxed);
-        count(&self.world.counts.joins);
-        tracing::info!(session = %id, client = client_id, %caller, "client joined");
-        Ok(Joined { session: id, now })
-    }
-
-    /// Ends grants whose time is over. Looks at nothing while none can be.
-    ///
-    /// # Errors
-    /// Those of the store; what was not ended is tried again the next time.
-    pub async fn end_expired_grants(&self) -> Result<(), StoreError> {
-        let now = self.world.clock.seconds();
-        if self.next_expiry.load(Ordering::Relaxed) > now {
-            return Ok(());
-        }
-        // Set before the look, so that a join during it lowers it again.
-        self.next_expiry.store(u64::MAX, Ordering::Relaxed);
-        let over = self.directory.all().into_iter().filter(|session| self.has_expired_grants(session, now));
-        // Together, since the store shares writes; not all at once, since each waits in memory.
-        let ended = stream::iter(over).map(|session| self.end_grants(session, now)).buffer_unordered(EXPIRING_AT_ONCE);
-        let failed = ended.filter_map(|ended| std::future::ready(ended.err())).collect::<Vec<_>>().await;
-        match failed.into_iter().next() {
-            None => Ok(()),
-            Some(error) => {
-                self.next_expiry.store(0, Ordering::Relaxed);
-                Err(error)
-            }
-        }
-    }
-
-    /// Whether a grant of the session is over; the end of those that are not is noted.
-    fn has_expired_grants(&self, session: &Session, now: u64) -> bool {
-        let mut over = false;
-        for client in &session.record().clients {
-            match client {
-                StoredClient::Joined { expires_at, .. } if *expires_at <= now => over = true,
-                StoredClient::Joined { expires_at, .. } => {
-                    self.next_expiry.fetch_min(*expires_at, Ordering::Relaxed);
-                }
-                StoredClient::Foreign(_) => {}
-            }
-        }
-        over
-    }
-
-    async fn end_grants(&self, session: Arc<Session>, now: u64) -> Result<(), StoreError> {
-        let before = session.record();
-        match self.world.store.apply(Change::Expire { id: session.id(), now }).await {
-            Ok(record) => {
-                record.into_iter().for_each(|record| session.update_record(record));
-                self.note_leaving(&session, &before, now);
-                tracing::info!(session = %session.id(), "grants ended");
-                Ok(())
-            }
-            // Closed meanwhile.
-            Err(StoreError::NoSuchSession(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
     }
 
     /// Refuses everything new, and closes all live conductors: their sessions stay stored.
@@ -455,11 +385,11 @@ impl Events for Manager {
     }
 
     fn connected(&self, session: SessionId, client_id: &str) {
-        tracing::debug!(%session, client_id, "connected");
+        self.tell_connection(session, client_id, true);
     }
 
     fn disconnected(&self, session: SessionId, client_id: &str) {
-        tracing::debug!(%session, client_id, "disconnected");
+        self.tell_connection(session, client_id, false);
     }
 
     fn link(&self, _: bool) {
@@ -468,6 +398,6 @@ impl Events for Manager {
 }
 
 /// Runs a change in a task of its own: dropping the returned future does not stop it.
-async fn to_its_end<T: Send + 'static>(change: impl Future<Output = Result<T, Refused>> + Send + 'static) -> Result<T, Refused> {
+pub(crate) async fn to_its_end<T: Send + 'static>(change: impl Future<Output = Result<T, Refused>> + Send + 'static) -> Result<T, Refused> {
     tokio::spawn(change).await.unwrap_or_else(|error| Err(Refused::Internal(error.to_string())))
 }

@@ -6,11 +6,14 @@ pub mod event;
 pub mod ids;
 mod joins;
 pub mod manager;
+mod members;
 #[cfg(test)]
 pub(crate) mod place;
+mod record;
 pub mod session;
 pub mod status;
 pub mod task;
+pub(crate) mod timers;
 pub mod world;
 
 pub use event::{Caller, CloseReason, Port};

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
+use futures_util::future::BoxFuture;
 use tokio::runtime::Runtime;
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     broker::NoBroker,
     conductors::{catalog::Catalog, pool::Pool},
-    store::{Change, Store, StoredClient, StoredSession},
+    store::{Applied, Change, SavedState, Store, StoreError, StoredClient, StoredSession},
 };
 
 /// When a place begins, in seconds since the Unix epoch.
@@ -53,7 +54,33 @@ pub(crate) fn stored(session: &str, created: u64, clients: &[(&str, u64)]) -> St
         created_at: created * 1000,
         clients: std::iter::once(StoredClient::Foreign(serde_json::Value::Null)).chain(joined).collect(),
         revision: 0,
-        rest: None,
+        extra: None,
+    }
+}
+
+/// A store that answers a moment after it has made the change, as one on a disk does.
+#[derive(Debug)]
+struct Later(Arc<dyn Store>);
+
+impl Store for Later {
+    fn apply(&self, change: Change) -> BoxFuture<'static, Applied> {
+        let applied = self.0.apply(change);
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            applied.await
+        })
+    }
+
+    fn state(&self, id: SessionId) -> BoxFuture<'static, Result<Option<SavedState>, StoreError>> {
+        self.0.state(id)
+    }
+
+    fn trouble(&self) -> Option<Arc<str>> {
+        self.0.trouble()
+    }
+
+    fn shutdown(&self) -> BoxFuture<'static, ()> {
+        self.0.shutdown()
     }
 }
 
@@ -71,15 +98,20 @@ impl Place {
         let manager = Manager::new(Catalog::default(), sessions, |manager| World {
             pool,
             broker: Arc::new(NoBroker),
-            store: store as Arc<dyn Store>,
+            store: Arc::new(Later(store)),
             clock: Clock::of(|| UNIX_EPOCH + Duration::from_secs(TIME.get())),
             grant_ttl: DAY,
+            max_state: 1 << 20,
             id_digits: 6,
             pin_digits: 6,
             manager,
             counts: Counts::default(),
         });
         Self { manager, runtime }
+    }
+
+    pub(crate) fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
     }
 
     pub(crate) fn set_time(&self, seconds: u64) {

@@ -21,10 +21,7 @@ use std::{
     time::Duration,
 };
 
-use conductor_abi::{
-    contract::HostObj,
-    wire::{CreateMeta, event},
-};
+use conductor_abi::{contract::HostObj, wire::CreateMeta};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
@@ -44,11 +41,13 @@ use crate::{
         pool::{Job, Slot},
         services::SessionHost,
     },
-    store::StoredSession,
+    store::{SavedState, StoredSession},
 };
 
-/// Events that may wait in one mailbox. A close and news of the link always find room.
+/// Events that may wait in one mailbox.
 const MAILBOX: usize = 1024;
+/// Places beyond those for what is not told twice: joins, timers, news of clients. A close always finds room.
+const RESERVED: usize = 1024;
 /// Bytes of payload and parameters that may wait in one mailbox.
 const MAILBOX_BYTES: usize = 8 << 20;
 /// Events handled in one go before others get their turn.
@@ -66,13 +65,13 @@ pub struct Session {
     inner: Mutex<Inner>,
 }
 
-struct Inner {
-    record: Arc<StoredSession>,
+pub(super) struct Inner {
+    pub(super) record: Arc<StoredSession>,
     conductor: Conductor,
     state: State,
-    phase: Phase,
+    pub(super) phase: Phase,
     /// Whether the session holds anything beyond its record; freed when all of it is empty.
-    hot: Option<Box<Hot>>,
+    pub(super) hot: Option<Box<Hot>>,
 }
 
 /// What a session has as a conductor.
@@ -95,12 +94,14 @@ enum State {
 }
 
 #[derive(Default)]
-struct Hot {
+pub(super) struct Hot {
     queue: VecDeque<Event>,
     bytes: usize,
     current: Option<Current>,
     tasks: HashMap<u64, Arc<Task>>,
     last_task: u64,
+    /// What the conductor saved while the session is not stored yet.
+    pub(super) unstored: Option<SavedState>,
 }
 
 /// The event that is being handled.
@@ -181,6 +182,11 @@ impl Session {
         self.lock().phase == Phase::Open
     }
 
+    /// Whether it is being made, and nobody outside knows of it.
+    pub(super) fn is_hidden(&self) -> bool {
+        matches!(self.lock().phase, Phase::Making | Phase::Storing)
+    }
+
     /// Goes from one phase to another; false where it was in another than `from`.
     pub(super) fn move_on(&self, from: Phase, to: Phase) -> bool {
         let phase = &mut self.lock().phase;
@@ -191,7 +197,7 @@ impl Session {
         was
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing that can panic runs under this lock.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -208,6 +214,20 @@ impl Session {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(Trouble::Closed),
             Err(_) => Err(Trouble::Deadline),
+        }
+    }
+
+    /// Tells the conductor an event **before it returns**, and resolves when that is over, however long it waits in the mailbox.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub(super) fn ask_in_turn(self: &Arc<Self>, what: What) -> impl Future<Output = Result<Vec<u8>, Trouble>> + Send + use<> {
+        let (answer, answered) = oneshot::channel();
+        let deadline = Instant::now() + self.kind.deadline;
+        let posted = self.post(Event { what, deadline, time: self.world.clock.millis(), answer: Some(answer) });
+        async move {
+            posted?;
+            answered.await.unwrap_or(Err(Trouble::Closed))
         }
     }
 
@@ -230,7 +250,8 @@ impl Session {
         }
         let hot = inner.hot.get_or_insert_default();
         let bytes = event.what.bytes();
-        if !reserved && (hot.queue.len() >= MAILBOX || hot.bytes + bytes > MAILBOX_BYTES) {
+        let most = if reserved { MAILBOX + RESERVED } else { MAILBOX };
+        if !closes && (hot.queue.len() >= most || !reserved && hot.bytes + bytes > MAILBOX_BYTES) {
             return Err(Trouble::Overloaded);
         }
         hot.bytes += bytes;
@@ -245,12 +266,19 @@ impl Session {
 
     /// Tells the conductor how the link to an external broker is, if it wants to know.
     pub(super) fn tell_link(self: &Arc<Self>) {
-        if !self.kind.wants(event::LINK) || !self.has_conductor() {
-            return;
+        if self.has_conductor() {
+            self.inform(What::Link);
         }
-        let deadline = Instant::now() + self.kind.deadline;
-        // Without a conductor by now, there is nobody to tell.
-        drop(self.post(Event { what: What::Link, deadline, time: self.world.clock.millis(), answer: None }));
+    }
+
+    /// Tells the conductor an event that nobody waits for.
+    pub(super) fn post_alone(self: &Arc<Self>, what: What) {
+        let (name, deadline) = (what.name(), Instant::now() + self.kind.deadline);
+        match self.post(Event { what, deadline, time: self.world.clock.millis(), answer: None }) {
+            // Without a conductor by now, there is nobody to tell.
+            Ok(()) | Err(Trouble::Faulted(_) | Trouble::Unavailable(_) | Trouble::Closed) => {}
+            Err(error) => tracing::warn!(session = %self.id, event = name, %error, "the conductor was not told"),
+        }
     }
 
     /// The event that goes on, or the next one; nothing makes the session idle.
@@ -273,6 +301,8 @@ impl Session {
         if matches!(what, What::Make(_)) {
             // After a restart very many may be made, and wait long for their turn; the making itself has what any event has.
             deadline = deadline.min(Instant::now() + self.kind.deadline);
+        } else if what.is_news() {
+            deadline = Instant::now() + self.kind.deadline;
         }
         let handling: Handling = Box::pin(self.clone().handle(what, time, deadline));
         Some(Current { handling, deadline, timer: None, answer, name, closes })
@@ -297,7 +327,12 @@ impl Session {
         let seed = random_hex::<32>().map_err(|e| Trouble::Internal(e.to_string()))?;
         let mut meta = CreateMeta::new(self.id.to_string(), self.kind.name.to_string(), plugin.config.clone(), seed, time);
         meta.caller = what.caller();
-        let made = Instance::make(plugin, HostObj::new(SessionHost::new(self)), &meta).await;
+        let saved = self.saved().await?;
+        if let Some(saved) = &saved {
+            (meta.restoring, meta.state_version) = (true, saved.version);
+        }
+        let body = saved.as_ref().map_or(&[][..], |saved| &saved.bytes);
+        let made = Instance::make(plugin, HostObj::new(SessionHost::new(self)), &meta, body).await;
         match made {
             Ok(instance) => {
                 let mut inner = self.lock();
@@ -321,6 +356,20 @@ impl Session {
             }
             Err(other) => Err(other),
         }
+    }
+
+    /// What the conductor saved last, before a restart.
+    async fn saved(&self) -> Result<Option<SavedState>, Trouble> {
+        if self.is_hidden() {
+            return Ok(None);
+        }
+        let found = self.world.store.state(self.id).await;
+        found.map_err(|error| {
+            let reason: Arc<str> = error.to_string().into();
+            tracing::error!(session = %self.id, r#type = %self.kind.name, %reason, "the conductor could not be made");
+            self.lock().conductor = Conductor::Unavailable(reason.clone());
+            Trouble::Unavailable(reason)
+        })
     }
 
     fn why_over(&self) -> Trouble {
@@ -421,10 +470,16 @@ impl Session {
     }
 }
 
+impl Hot {
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.current.is_none() && self.tasks.is_empty() && self.unstored.is_none()
+    }
+}
+
 impl Inner {
     /// Frees what an idle session does not need.
     fn cool(&mut self) {
-        if self.hot.as_ref().is_some_and(|hot| hot.queue.is_empty() && hot.current.is_none() && hot.tasks.is_empty()) {
+        if self.hot.as_ref().is_some_and(|hot| hot.is_empty()) {
             self.hot = None;
         }
     }

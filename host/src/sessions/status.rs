@@ -5,8 +5,10 @@ use std::sync::Arc;
 /// Where a session is in its life. Only an open one can be found, joined and asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// It is not stored yet.
+    /// It is not stored yet: its record is changed in memory.
     Making,
+    /// It is being stored.
+    Storing,
     /// It lives.
     Open,
     /// It is being closed, or is.

@@ -24,6 +24,8 @@ pub struct World {
     pub clock: Clock,
     /// How long a join is good for.
     pub grant_ttl: Duration,
+    /// The most bytes that a conductor may save.
+    pub max_state: usize,
     /// Digits of new ids.
     pub id_digits: u8,
     /// Digits of new pins.

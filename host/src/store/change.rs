@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Applied, Change, StoreError, StoredClient, StoredSession};
+use conductor_abi::wire::Grants;
+
+use super::{Applied, Change, Extra, StoreError, StoredClient, StoredSession};
 use crate::sessions::SessionId;
 
 /// The sessions of a store, in the order of their ids.
@@ -14,7 +16,16 @@ impl Change {
     pub fn id(&self) -> SessionId {
         match self {
             Self::Create(session) => session.id,
-            Self::Close(id) | Self::Join { id, .. } | Self::Expire { id, .. } | Self::Leave { id, .. } => *id,
+            Self::Close(id)
+            | Self::Join { id, .. }
+            | Self::Grant { id, .. }
+            | Self::JoinRules { id, .. }
+            | Self::Labels { id, .. }
+            | Self::Timer { id, .. }
+            | Self::Fired { id, .. }
+            | Self::Save { id, .. }
+            | Self::Expire { id, .. }
+            | Self::Leave { id, .. } => *id,
         }
     }
 
@@ -30,42 +41,90 @@ impl Change {
             (_, None) => return Err(StoreError::NoSuchSession(self.id())),
             (_, Some(current)) => current,
         };
-        let keep: &dyn Fn(&StoredClient) -> bool = match self {
-            Self::Create(_) | Self::Close(_) => return Ok(None),
-            Self::Join { client_id, expires_at, .. } => return Ok(Some(joined(current, client_id, *expires_at))),
-            Self::Expire { now, .. } => &|client| !matches!(client, StoredClient::Joined { expires_at, .. } if expires_at <= now),
-            Self::Leave { client_id, .. } => &|client| client.client_id() != Some(client_id),
-        };
-        if current.clients.iter().all(keep) {
+        match self {
+            Self::Close(_) => return Ok(None),
+            Self::Join { client_id, .. } => current.admits(client_id)?,
+            // Kept beside the record.
+            Self::Save { .. } => return Ok(Some(Arc::clone(current))),
+            _ => {}
+        }
+        let mut next = StoredSession::clone(current);
+        let mut extra = next.extra.take().map_or_else(Extra::default, |extra| *extra);
+        self.edit(&mut next.clients, &mut extra);
+        next.extra = (extra != Extra::default()).then(|| Box::new(extra));
+        if next.clients == current.clients && next.extra == current.extra {
             return Ok(Some(Arc::clone(current)));
         }
-        Ok(Some(next(current, current.clients.iter().filter(|client| keep(client)).cloned().collect())))
+        next.revision += 1;
+        Ok(Some(Arc::new(next)))
+    }
+
+    fn edit(&self, clients: &mut Vec<StoredClient>, extra: &mut Extra) {
+        match self {
+            Self::Create(_) | Self::Close(_) | Self::Save { .. } => {}
+            Self::Join { client_id, expires_at, grants, .. } => {
+                join(clients, client_id, *expires_at);
+                if let Some(grants) = grants {
+                    grant(extra, client_id, grants);
+                }
+            }
+            Self::Grant { client_id, grants, .. } => {
+                if clients.iter().any(|client| client.client_id() == Some(client_id)) {
+                    grant(extra, client_id, grants);
+                }
+            }
+            Self::JoinRules { locked, max_clients, .. } => {
+                extra.locked = locked.unwrap_or(extra.locked);
+                extra.max_clients = max_clients.or(extra.max_clients);
+            }
+            Self::Labels { labels, .. } => extra.labels.clone_from(labels),
+            Self::Timer { name, timer: Some(timer), .. } => drop(extra.timers.insert(name.clone(), *timer)),
+            Self::Timer { name, timer: None, .. } => drop(extra.timers.remove(name)),
+            Self::Fired { name, timer, .. } => {
+                if extra.timers.get(name) == Some(timer) {
+                    extra.timers.remove(name);
+                }
+            }
+            Self::Expire { now, .. } => {
+                keep(clients, extra, |client| !matches!(client, StoredClient::Joined { expires_at, .. } if expires_at <= now));
+            }
+            Self::Leave { client_id, .. } => keep(clients, extra, |client| client.client_id() != Some(client_id)),
+        }
     }
 }
 
 /// Joining again keeps the place in the list.
-fn joined(current: &Arc<StoredSession>, client_id: &str, expires_at: u64) -> Arc<StoredSession> {
+fn join(clients: &mut Vec<StoredClient>, client_id: &str, expires_at: u64) {
     let entry = StoredClient::Joined { client_id: client_id.into(), expires_at };
-    let mut clients = Vec::with_capacity(current.clients.len() + 1);
-    clients.clone_from(&current.clients);
     match clients.iter_mut().find(|client| client.client_id() == Some(client_id)) {
-        Some(known) if *known == entry => return Arc::clone(current),
         Some(known) => *known = entry,
-        None => clients.push(entry),
+        None => {
+            clients.reserve_exact(1);
+            clients.push(entry);
+        }
     }
-    next(current, clients)
 }
 
-fn next(current: &StoredSession, clients: Vec<StoredClient>) -> Arc<StoredSession> {
-    Arc::new(StoredSession {
-        id: current.id,
-        pin: current.pin,
-        type_name: Arc::clone(&current.type_name),
-        created_at: current.created_at,
-        clients,
-        revision: current.revision + 1,
-        rest: current.rest.clone(),
-    })
+/// Everything is what a client may do where nothing is said.
+fn grant(extra: &mut Extra, client_id: &str, grants: &Grants) {
+    if *grants == Grants::default() {
+        extra.grants.remove(client_id);
+    } else {
+        extra.grants.insert(client_id.into(), grants.clone());
+    }
+}
+
+/// Who leaves takes along what was said of him.
+fn keep(clients: &mut Vec<StoredClient>, extra: &mut Extra, stays: impl Fn(&StoredClient) -> bool) {
+    clients.retain(|client| {
+        let stays = stays(client);
+        if let (false, Some(client_id)) = (stays, client.client_id()) {
+            extra.grants.remove(client_id);
+        }
+        stays
+    });
+    // A record lives as long as nothing changes: no room for who is gone.
+    clients.shrink_to_fit();
 }
 
 /// How to take one change back.

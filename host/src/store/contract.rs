@@ -1,11 +1,16 @@
-//! What every store promises, run over each of them; and the plain model that random changes are compared with.
+//! What every store promises, run over each of them.
 
 use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
 
+use conductor_abi::wire::Grants;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{Applied, Change, Store, StoreError, StoredClient, StoredSession, open};
+use super::{
+    Change, Extra, SavedState, Store, StoreError, StoredClient, StoredSession, StoredTimer,
+    model::{Model, names, op, rows, seen},
+    open,
+};
 use crate::sessions::{Pin, SessionId};
 
 /// Runs each function once per store, with a fresh place for it.
@@ -25,6 +30,11 @@ over_every_store! {
     a_record_that_was_handed_out_never_changes,
     changes_that_are_not_awaited_keep_their_order,
     a_dropped_future_takes_nothing_back,
+    a_client_may_do_what_was_said_last,
+    rules_labels_and_timers_replace_what_was_said,
+    a_record_takes_no_more_room_than_it_needs,
+    a_state_is_what_was_saved_last_and_ends_with_its_session,
+    states_that_are_not_awaited_keep_their_order,
     many_threads_lose_nothing,
     shutdown_waits_for_what_is_queued,
     random_changes_agree_with_the_model,
@@ -68,7 +78,7 @@ pub(super) fn session(number: &str) -> Arc<StoredSession> {
         created_at: 1_735_689_600_123,
         clients: Vec::new(),
         revision: 0,
-        rest: None,
+        extra: None,
     })
 }
 
@@ -77,10 +87,10 @@ pub(super) fn create(number: &str) -> Change {
 }
 
 pub(super) fn join(number: &str, client: &str, expires_at: u64) -> Change {
-    Change::Join { id: id(number), client_id: client.into(), expires_at }
+    Change::Join { id: id(number), client_id: client.into(), expires_at, grants: None }
 }
 
-fn expire(number: &str, now: u64) -> Change {
+pub(super) fn expire(number: &str, now: u64) -> Change {
     Change::Expire { id: id(number), now }
 }
 
@@ -88,12 +98,35 @@ pub(super) fn leave(number: &str, client: &str) -> Change {
     Change::Leave { id: id(number), client_id: client.into() }
 }
 
-pub(super) fn names(session: &StoredSession) -> Vec<(String, u64)> {
-    let name = |client: &StoredClient| match client {
-        StoredClient::Joined { client_id, expires_at } => (client_id.to_string(), *expires_at),
-        StoredClient::Foreign(value) => (value.to_string(), 0),
-    };
-    session.clients.iter().map(name).collect()
+pub(super) fn grant(number: &str, client: &str, grants: Grants) -> Change {
+    Change::Grant { id: id(number), client_id: client.into(), grants }
+}
+
+pub(super) fn rules(number: &str, locked: Option<bool>, max_clients: Option<u32>) -> Change {
+    Change::JoinRules { id: id(number), locked, max_clients }
+}
+
+pub(super) fn labels(number: &str, labels: BTreeMap<String, String>) -> Change {
+    Change::Labels { id: id(number), labels }
+}
+
+pub(super) fn timer(number: &str, name: &str, timer: Option<StoredTimer>) -> Change {
+    Change::Timer { id: id(number), name: name.into(), timer }
+}
+
+pub(super) fn save(number: &str, state: SavedState) -> Change {
+    Change::Save { id: id(number), state }
+}
+
+pub(super) fn saved(version: u32, bytes: impl Into<Vec<u8>>) -> SavedState {
+    SavedState { version, bytes: bytes.into().into() }
+}
+
+/// What it may publish, and everything else.
+pub(super) fn publishing(topics: &[&str]) -> Grants {
+    let mut grants = Grants::default();
+    grants.publish = Some(topics.iter().map(ToString::to_string).collect());
+    grants
 }
 
 /// The record after a change that must succeed.
@@ -158,6 +191,134 @@ fn a_value_that_is_no_string_matches_nothing(place: &Place) {
     let joined = done(&store, join("1", "5", 9));
     assert_eq!(joined.clients[..3], before.clients[..]);
     assert_eq!(joined.clients[3].client_id(), Some("5"));
+}
+
+fn a_client_may_do_what_was_said_last(place: &Place) {
+    let (store, _) = place.open();
+    let grants = |record: &StoredSession, client: &str| record.extra.as_ref().and_then(|extra| extra.grants.get(client)).cloned();
+    let joining = |topics| Change::Join { id: id("1"), client_id: "a".into(), expires_at: 9, grants: Some(publishing(topics)) };
+    done(&store, create("1"));
+    assert_eq!(grants(&done(&store, joining(&["x"])), "a"), Some(publishing(&["x"])));
+    assert_eq!(grants(&done(&store, join("1", "a", 10)), "a"), Some(publishing(&["x"])), "stays where nothing is said");
+    let before = done(&store, grant("1", "a", publishing(&[])));
+    assert_eq!((grants(&before, "a"), before.revision), (Some(publishing(&[])), 3));
+    assert!(Arc::ptr_eq(&before, &done(&store, grant("1", "b", publishing(&[])))), "b is not in the session");
+    assert!(Arc::ptr_eq(&before, &done(&store, grant("1", "a", publishing(&[])))));
+    assert!(done(&store, grant("1", "a", Grants::default())).extra.is_none(), "everything is what needs no word");
+    for goes in [leave("1", "a"), expire("1", 9)] {
+        done(&store, join("1", "b", 20));
+        done(&store, joining(&["y"]));
+        done(&store, grant("1", "b", publishing(&["z"])));
+        let left = done(&store, goes);
+        assert_eq!((grants(&left, "a"), grants(&left, "b")), (None, Some(publishing(&["z"]))));
+        assert_eq!(grants(&done(&store, join("1", "a", 9)), "a"), None, "who comes back begins anew");
+    }
+}
+
+fn rules_labels_and_timers_replace_what_was_said(place: &Place) {
+    let (store, _) = place.open();
+    let made = done(&store, create("1"));
+    let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect::<BTreeMap<_, _>>();
+    let [once, every] = [None, Some(1)].map(|every| StoredTimer { due: 5, every });
+    done(&store, rules("1", Some(true), None));
+    done(&store, rules("1", None, Some(4)));
+    done(&store, labels("1", pairs(&[("a", "1"), ("b", "2")])));
+    done(&store, labels("1", pairs(&[("c", "")])));
+    done(&store, timer("1", "t", Some(once)));
+    done(&store, timer("1", "u", Some(once)));
+    let all = done(&store, timer("1", "u", Some(every)));
+    let expected = Extra {
+        labels: pairs(&[("c", "")]),
+        locked: true,
+        max_clients: Some(4),
+        timers: [("t".into(), once), ("u".into(), every)].into(),
+        ..Extra::default()
+    };
+    assert_eq!((all.extra.as_deref(), all.revision), (Some(&expected), made.revision + 7));
+    for change in [rules("1", None, None), rules("1", Some(true), Some(4)), timer("1", "v", None), timer("1", "u", Some(every))] {
+        assert!(Arc::ptr_eq(&all, &done(&store, change)));
+    }
+    assert!(Arc::ptr_eq(&all, &done(&store, labels("1", pairs(&[("c", "")])))));
+    if place.keeps() {
+        wait(store.shutdown());
+        let (store, loaded) = place.open();
+        assert_eq!(loaded[0].extra.as_deref(), Some(&expected));
+        for change in [labels("1", BTreeMap::new()), rules("1", Some(false), None), timer("1", "t", None)] {
+            done(&store, change);
+        }
+        let last = done(&store, timer("1", "u", None));
+        assert_eq!(last.extra.as_deref(), Some(&Extra { max_clients: Some(4), ..Extra::default() }));
+    }
+    for change in [labels("2", BTreeMap::new()), rules("2", None, None), timer("2", "t", None), grant("2", "a", Grants::default())] {
+        assert!(matches!(wait(store.apply(change)), Err(StoreError::NoSuchSession(_) | StoreError::Write(_))));
+    }
+}
+
+fn a_record_takes_no_more_room_than_it_needs(place: &Place) {
+    let (store, _) = place.open();
+    done(&store, create("1"));
+    let changes = (0..9).map(|n| join("1", &n.to_string(), n)).chain([leave("1", "8"), expire("1", 4), join("1", "9", 5)]);
+    for change in changes.chain([labels("1", [("a".into(), "b".into())].into()), expire("1", 5)]) {
+        let record = done(&store, change);
+        assert_eq!(record.clients.capacity(), record.clients.len());
+    }
+    done(&store, timer("1", "t", Some(StoredTimer { due: 1, every: None })));
+    done(&store, timer("1", "t", None));
+    assert!(done(&store, labels("1", BTreeMap::new())).extra.is_none());
+}
+
+fn a_state_is_what_was_saved_last_and_ends_with_its_session(place: &Place) {
+    let (mut store, _) = place.open();
+    let state = |store: &Arc<dyn Store>, number: &str| wait(store.state(id(number))).unwrap();
+    assert!(matches!(wait(store.apply(save("1", saved(1, "a")))), Err(StoreError::NoSuchSession(absent)) if absent == id("1")));
+    assert_eq!(state(&store, "1"), None);
+    done(&store, create("1"));
+    done(&store, create("01"));
+    assert_eq!(state(&store, "1"), None);
+    let large: Vec<u8> = (0..1 << 20).map(|n: u32| n.to_le_bytes()[n as usize % 3]).collect();
+    for last in [saved(0, ""), saved(u32::MAX, large), saved(7, "\n\0first\n"), saved(7, "second")] {
+        let record = done(&store, expire("1", 0));
+        assert!(Arc::ptr_eq(&record, &done(&store, save("1", last.clone()))), "the record stays as it is");
+        assert_eq!(state(&store, "1"), Some(last.clone()));
+        if place.keeps() {
+            wait(store.shutdown());
+            store = place.open().0;
+            assert_eq!(state(&store, "1"), Some(last));
+        }
+    }
+    assert_eq!(state(&store, "01"), None);
+    done(&store, save("01", saved(3, "other")));
+    wait(store.apply(Change::Close(id("1")))).unwrap();
+    assert_eq!(state(&store, "1"), None);
+    done(&store, create("1"));
+    assert_eq!((state(&store, "1"), state(&store, "01")), (None, Some(saved(3, "other"))));
+    if place.keeps() {
+        wait(store.shutdown());
+        store = place.open().0;
+        assert_eq!((state(&store, "1"), state(&store, "01")), (None, Some(saved(3, "other"))));
+        wait(store.shutdown());
+        assert!(matches!(wait(store.state(id("1"))), Err(StoreError::State(..))));
+    }
+}
+
+fn states_that_are_not_awaited_keep_their_order(place: &Place) {
+    let (store, _) = place.open();
+    let changes = [create("1"), save("1", saved(1, "a")), save("1", saved(2, "b"))].map(|change| store.apply(change));
+    let first = store.state(id("1"));
+    let closed = [save("1", saved(3, "c")), Change::Close(id("1")), save("1", saved(4, "d"))].map(|change| store.apply(change));
+    let second = store.state(id("1"));
+    let again = [create("1"), save("1", saved(5, "e"))].map(|change| store.apply(change));
+    let third = store.state(id("1"));
+    assert_eq!(wait(third).unwrap(), Some(saved(5, "e")));
+    assert_eq!(wait(second).unwrap(), None);
+    assert_eq!(wait(first).unwrap(), Some(saved(2, "b")));
+    assert!(changes.into_iter().chain(again).all(|change| wait(change).is_ok()));
+    let closed = closed.map(|change| seen(&wait(change)).map(|after| after.is_some()));
+    assert_eq!(closed, [Ok(true), Ok(false), Err("no such session")]);
+    // All at once: what was saved for the session before is not the new one's.
+    let changes = [save("1", saved(6, "f")), Change::Close(id("1")), create("1")].map(|change| store.apply(change));
+    assert_eq!(wait(store.state(id("1"))).unwrap(), None);
+    assert!(changes.into_iter().all(|change| wait(change).is_ok()));
 }
 
 fn a_record_that_was_handed_out_never_changes(place: &Place) {
@@ -226,15 +387,17 @@ fn many_threads_lose_nothing(place: &Place) {
 
 fn shutdown_waits_for_what_is_queued(place: &Place) {
     let (store, _) = place.open();
-    let made: Vec<_> = (0..20).map(|n| store.apply(create(&format!("{n:02}")))).collect();
+    let [made, saves] = [|n| create(&format!("{n:02}")), |n| save(&format!("{n:02}"), saved(n, "x"))]
+        .map(|change: fn(u32) -> Change| (0..50).map(|n| store.apply(change(n))).collect::<Vec<_>>());
     wait(store.shutdown());
     if place.keeps() {
-        let (_store, loaded) = place.open();
-        assert_eq!(loaded.len(), 20);
+        let (again, loaded) = place.open();
+        assert_eq!(loaded.len(), 50);
+        assert!((0..50).all(|n| wait(again.state(id(&format!("{n:02}")))).unwrap() == Some(saved(n, "x"))));
         assert!(matches!(wait(store.apply(create("77"))), Err(StoreError::Write(_))));
         assert!(store.trouble().is_some());
     }
-    assert!(made.into_iter().all(|made| wait(made).is_ok()));
+    assert!(made.into_iter().chain(saves).all(|done| wait(done).is_ok()));
 }
 
 fn random_changes_agree_with_the_model(place: &Place) {
@@ -253,99 +416,10 @@ fn random_changes_agree_with_the_model(place: &Place) {
                 let opened = place.open();
                 store = opened.0;
                 model.reopen();
-                prop_assert_eq!(model.listed(), listed(&opened.1));
+                prop_assert_eq!(model.rows(), rows(&opened.1));
             }
+            let states: Vec<_> = (0..3).map(|s| wait(store.state(id(&s.to_string()))).unwrap()).collect();
+            prop_assert_eq!(states, model.states());
         }
     });
-}
-
-/// A change to one of few sessions and clients, so that they meet.
-#[derive(Clone, Debug)]
-pub(super) enum Op {
-    Create(u8),
-    Close(u8),
-    Join(u8, u8, u64),
-    Expire(u8, u64),
-    Leave(u8, u8),
-}
-
-pub(super) fn op() -> impl Strategy<Value = Op> {
-    let (session, client, time) = (0..3_u8, 0..3_u8, 0..6_u64);
-    prop_oneof![
-        3 => session.clone().prop_map(Op::Create),
-        1 => session.clone().prop_map(Op::Close),
-        4 => (session.clone(), client.clone(), time.clone()).prop_map(|(s, c, t)| Op::Join(s, c, t)),
-        2 => (session.clone(), time).prop_map(|(s, t)| Op::Expire(s, t)),
-        2 => (session, client).prop_map(|(s, c)| Op::Leave(s, c)),
-    ]
-}
-
-impl Op {
-    pub(super) fn change(&self) -> Change {
-        match self {
-            Self::Create(s) => create(&s.to_string()),
-            Self::Close(s) => Change::Close(id(&s.to_string())),
-            Self::Join(s, c, t) => join(&s.to_string(), &c.to_string(), *t),
-            Self::Expire(s, t) => expire(&s.to_string(), *t),
-            Self::Leave(s, c) => leave(&s.to_string(), &c.to_string()),
-        }
-    }
-}
-
-type Clients = Vec<(String, u64)>;
-/// Revision and clients after a change, or why not.
-type Seen = Result<Option<(u64, Clients)>, &'static str>;
-
-/// Sessions as a list of pairs each, edited in place.
-#[derive(Default)]
-pub(super) struct Model(BTreeMap<u8, (u64, Clients)>);
-
-impl Model {
-    pub(super) fn expect(&mut self, op: &Op) -> Seen {
-        let (Op::Create(s) | Op::Close(s) | Op::Join(s, ..) | Op::Expire(s, _) | Op::Leave(s, _)) = op;
-        if let Op::Create(_) = op {
-            if self.0.contains_key(s) {
-                return Err("exists");
-            }
-            self.0.insert(*s, (0, Vec::new()));
-        }
-        let (revision, clients) = self.0.get_mut(s).ok_or("no such session")?;
-        let before = clients.clone();
-        match op {
-            Op::Create(_) => {}
-            Op::Close(_) => {
-                self.0.remove(s);
-                return Ok(None);
-            }
-            Op::Join(_, c, t) => match clients.iter().position(|(name, _)| *name == c.to_string()) {
-                Some(at) => clients[at].1 = *t,
-                None => clients.push((c.to_string(), *t)),
-            },
-            Op::Expire(_, now) => clients.retain(|(_, expires_at)| expires_at > now),
-            Op::Leave(_, c) => clients.retain(|(name, _)| *name != c.to_string()),
-        }
-        *revision += u64::from(*clients != before);
-        Ok(Some((*revision, clients.clone())))
-    }
-
-    pub(super) fn reopen(&mut self) {
-        self.0.values_mut().for_each(|(revision, _)| *revision = 0);
-    }
-
-    pub(super) fn listed(&self) -> Vec<(String, Clients)> {
-        self.0.iter().map(|(s, (_, clients))| (s.to_string(), clients.clone())).collect()
-    }
-}
-
-pub(super) fn seen(answer: &Applied) -> Seen {
-    match answer {
-        Ok(after) => Ok(after.as_ref().map(|session| (session.revision, names(session)))),
-        Err(StoreError::Exists(_)) => Err("exists"),
-        Err(StoreError::NoSuchSession(_)) => Err("no such session"),
-        Err(StoreError::Write(_)) => Err("write"),
-    }
-}
-
-pub(super) fn listed(sessions: &[Arc<StoredSession>]) -> Vec<(String, Clients)> {
-    sessions.iter().map(|session| (session.id.to_string(), names(session))).collect()
 }

@@ -27,6 +27,43 @@ pub(super) trait Disk: Send + 'static {
 
     /// Removes the file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the folder where it is missing, for its owner alone, and durably so.
+    fn create_folder(&self, folder: &Path) -> io::Result<()>;
+}
+
+/// Bytes that go to a file at once.
+const CHUNK: usize = 64 * 1024;
+
+/// Writes `temporary`, syncs it and puts it in the place of `target`: there all the time is the one or the other, each whole. It is durable
+/// once the folder has been synced. `reached` becomes true where, whatever the answer, `target` may be the new one.
+pub(super) fn put<D: Disk>(
+    disk: &D,
+    temporary: &Path,
+    target: &Path,
+    reached: &mut bool,
+    content: impl FnOnce(&mut io::BufWriter<D::File>) -> io::Result<()>,
+) -> io::Result<()> {
+    let prepared = step("write", temporary, || {
+        let mut file = io::BufWriter::with_capacity(CHUNK, disk.create(temporary)?);
+        content(&mut file)?;
+        file.flush()?;
+        disk.sync(file.get_mut())
+    });
+    let renamed = prepared.and_then(|()| {
+        *reached = true;
+        step("rename", temporary, || disk.rename(temporary, target))
+    });
+    if renamed.is_err() {
+        // As far as possible: a leftover does no harm, and the next write removes it first.
+        let _ = disk.remove(temporary);
+    }
+    renamed
+}
+
+/// Says in the error what was done to which path.
+pub(super) fn step<T>(doing: &str, path: &Path, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    run().map_err(|error| io::Error::new(error.kind(), format!("cannot {doing} {}: {error}", path.display())))
 }
 
 /// The operating system's.
@@ -59,6 +96,10 @@ impl Disk for RealDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
+    }
+
+    fn create_folder(&self, folder: &Path) -> io::Result<()> {
+        create_folder(folder)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Write},
+    mem,
     path::Path,
     sync::{Arc, Condvar, Mutex},
     time::Duration,
@@ -22,10 +23,14 @@ pub(super) enum Step {
     Rename,
     SyncFolder,
     Remove,
+    Folder,
 }
 
-/// What a write consists of, in order.
+/// What a write of FILE consists of, in order.
 pub(super) const STEPS: [Step; 5] = [Step::Create, Step::Write, Step::Sync, Step::Rename, Step::SyncFolder];
+
+/// What a save consists of. The removal of the former state comes last, and is needed for nothing.
+pub(super) const SAVE_STEPS: [Step; 6] = [Step::Folder, Step::Create, Step::Write, Step::Sync, Step::Rename, Step::SyncFolder];
 
 /// A handle for the test; its clones share one disk.
 #[derive(Clone, Default)]
@@ -38,6 +43,8 @@ struct State {
     log: Vec<Step>,
     /// Which step fails, with which error of the operating system, and how many times.
     faults: Vec<(Step, i32, usize)>,
+    /// The next rename is done, and fails all the same.
+    late: bool,
     hold: Option<Step>,
     held: bool,
     observer: Option<Box<dyn FnMut(Step) + Send>>,
@@ -57,9 +64,16 @@ impl FaultyDisk {
         self.shared.0.lock().unwrap().observer = Some(Box::new(observer));
     }
 
-    /// The writer stops before its next `step`.
+    pub(super) fn fail_late(&self) {
+        self.shared.0.lock().unwrap().late = true;
+    }
+
+    /// The writer stops before its next `step`; where it has stopped at another, it goes on from there.
     pub(super) fn hold(&self, step: Step) {
-        self.shared.0.lock().unwrap().hold = Some(step);
+        let (state, changed) = &*self.shared;
+        let mut state = state.lock().unwrap();
+        (state.hold, state.held) = (Some(step), false);
+        changed.notify_all();
     }
 
     /// Returns once the writer has stopped.
@@ -140,7 +154,11 @@ impl Disk for FaultyDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.begin(Step::Rename)?;
-        RealDisk.rename(from, to)
+        RealDisk.rename(from, to)?;
+        match mem::take(&mut self.shared.0.lock().unwrap().late) {
+            true => Err(io::Error::from_raw_os_error(IO_ERROR)),
+            false => Ok(()),
+        }
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
@@ -151,5 +169,10 @@ impl Disk for FaultyDisk {
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.begin(Step::Remove)?;
         RealDisk.remove(path)
+    }
+
+    fn create_folder(&self, folder: &Path) -> io::Result<()> {
+        self.begin(Step::Folder)?;
+        RealDisk.create_folder(folder)
     }
 }

@@ -2,18 +2,18 @@
 //!
 //! One thread owns the sessions and writes them. All that waits when it starts shares a write: a temporary file beside
 //! FILE, sync, rename, sync of the folder, and only then the answers. So FILE is whole at every moment, and holds what was
-//! acknowledged. A write that fails refuses its changes and takes them back.
+//! acknowledged. A write that fails refuses its changes and takes them back. What conductors save is beside FILE: see [`states`].
 
 pub(super) mod format;
+pub(super) mod states;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    fs,
-    io::{self, Write},
-    iter,
+    collections::VecDeque,
+    fs, io, iter, mem,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -22,22 +22,36 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::oneshot;
 
 use super::{
-    Applied, Change, OpenError, Opened, Store, StoreError,
+    Applied, Change, OpenError, Opened, SavedState, Store, StoreError,
     change::{self, Sessions, Undo},
-    disk::{Disk, beside, create_folder, folder_of},
+    disk::{Disk, beside, create_folder, folder_of, put, step},
     lock::FileLock,
 };
+use crate::sessions::SessionId;
+use states::{Saves, States};
 
 /// How long after a failed write the next try, where no change brings one earlier.
 pub(super) const RETRY: Duration = Duration::from_secs(5);
 
-/// Bytes that go to the file at once.
-const CHUNK: usize = 64 * 1024;
+/// How many states are written before sessions have their turn again.
+const GROUP: usize = 16;
 
 /// As many links as Linux follows.
 const MAX_LINKS: usize = 40;
 
-type Trouble = Arc<Mutex<Option<Arc<str>>>>;
+/// Why each [`Part`] cannot be written, while that is so.
+type Trouble = Arc<Mutex<[Option<Arc<str>>; 2]>>;
+
+/// What is written by itself, and may fail by itself.
+#[derive(Clone, Copy)]
+enum Part {
+    /// FILE.
+    Sessions,
+    /// The folder beside it.
+    States,
+}
+
+type State = Result<Option<SavedState>, StoreError>;
 
 /// The handle to the writer thread, which ends when [`Store::shutdown`] is called or this is dropped.
 #[derive(Debug)]
@@ -52,6 +66,7 @@ pub(super) struct JsonStore {
 
 enum Work {
     Change(Change, oneshot::Sender<Applied>),
+    State(SessionId, oneshot::Sender<State>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -61,14 +76,31 @@ impl JsonStore {
         let failed = |source| OpenError::Io { file: file.to_owned(), source };
         let target = resolve(file).map_err(failed)?;
         let lock = FileLock::acquire("store", &target, beside(&target, ".lock"))?;
+        let unusable = |problem| OpenError::Unusable { file: target.clone(), problem };
         let sessions = match read(&target).map_err(failed)? {
+            // FILE is there before any state is saved: somebody has taken it away, and may bring it back.
+            None if states::any(&target).map_err(failed)? => {
+                return Err(unusable("it is missing, and the saved state of its sessions is there".into()));
+            }
             None => Sessions::new(),
-            Some(bytes) => format::parse(&bytes, granted_until).map_err(|problem| OpenError::Unusable { file: target.clone(), problem })?,
+            Some(bytes) => format::parse(&bytes, granted_until).map_err(unusable)?,
         };
+        let states = States::open(&disk, &target, &sessions).map_err(failed)?;
         let loaded = sessions.values().cloned().collect();
         let trouble = Trouble::default();
         let temporary = beside(&target, ".tmp");
-        let writer = Writer { sessions, disk, target, temporary, trouble: Arc::clone(&trouble), unsettled: false, retry, _lock: lock };
+        let writer = Writer {
+            sessions,
+            states,
+            saves: VecDeque::new(),
+            disk,
+            target,
+            temporary,
+            trouble: Arc::clone(&trouble),
+            unsettled: false,
+            retry,
+            _lock: lock,
+        };
         let (queue, work) = mpsc::channel();
         let writer = thread::Builder::new().name("store".into()).spawn(move || writer.run(work)).map_err(failed)?;
         Ok((Self { queue, trouble, writer }, loaded))
@@ -83,11 +115,18 @@ impl Store for JsonStore {
         answered.map(|answer| answer.unwrap_or_else(|_| Err(StoreError::Write(ended())))).boxed()
     }
 
+    /// The writer reads it, in its turn: so it is what was durable when this was called, and no later save removes the file meanwhile.
+    fn state(&self, id: SessionId) -> BoxFuture<'static, State> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.queue.send(Work::State(id, answer));
+        answered.map(move |answer| answer.unwrap_or_else(|_| Err(StoreError::State(id, ended())))).boxed()
+    }
+
     fn trouble(&self) -> Option<Arc<str>> {
         if self.writer.is_finished() {
             return Some(ended());
         }
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).iter().flatten().next().cloned()
     }
 
     fn shutdown(&self) -> BoxFuture<'static, ()> {
@@ -131,9 +170,21 @@ pub(super) fn read(target: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
+/// A state that is still to be written, and the answer to give once that is done.
+struct Save {
+    id: SessionId,
+    created_at: u64,
+    state: SavedState,
+    to: oneshot::Sender<Applied>,
+    answer: Applied,
+}
+
 /// What the thread owns.
 struct Writer<D> {
     sessions: Sessions,
+    states: States,
+    /// Of stored sessions; in the order in which they came.
+    saves: VecDeque<Save>,
     disk: D,
     target: PathBuf,
     temporary: PathBuf,
@@ -147,24 +198,44 @@ struct Writer<D> {
 impl<D: Disk> Writer<D> {
     fn run(mut self, queue: mpsc::Receiver<Work>) {
         let mut end = None;
-        while end.is_none()
-            && let Some(first) = self.next(&queue)
-        {
-            let mut batch = Vec::new();
-            for work in iter::once(first).chain(iter::from_fn(|| queue.try_recv().ok())) {
+        while end.is_none() {
+            let first = if self.saves.is_empty() {
+                let Some(first) = self.next(&queue) else { break };
+                Some(first)
+            } else {
+                queue.try_recv().ok()
+            };
+            let (mut batch, mut then) = (Vec::new(), None);
+            for work in first.into_iter().chain(iter::from_fn(|| queue.try_recv().ok())) {
                 match work {
                     Work::Change(change, answer) => batch.push((change, answer)),
-                    Work::Shutdown(answer) => {
-                        end = Some(answer);
+                    other => {
+                        then = Some(other);
                         break;
                     }
                 }
             }
             self.commit(batch);
+            self.save_some();
+            match then {
+                Some(Work::State(id, answer)) => {
+                    while self.saves.iter().any(|save| save.id == id) {
+                        self.save_some();
+                    }
+                    // Whoever dropped the future does not want to know.
+                    let _ = answer.send(self.states.read(id));
+                }
+                Some(Work::Shutdown(answer)) => end = Some(answer),
+                _ => {}
+            }
+        }
+        while !self.saves.is_empty() {
+            self.save_some();
         }
         if self.unsettled {
             self.write_again();
         }
+        self.sweep();
         // The lock goes before the answer, so that whoever waited for it can open the file at once.
         drop(self);
         if let Some(answer) = end {
@@ -175,18 +246,26 @@ impl<D: Disk> Writer<D> {
 
     /// Waits for work; nothing once nobody can bring any. While there is trouble, tries now and then whether it is over.
     fn next(&mut self, queue: &mpsc::Receiver<Work>) -> Option<Work> {
-        while self.in_trouble() {
+        while self.in_trouble(Part::Sessions) || self.in_trouble(Part::States) {
             match queue.recv_timeout(self.retry) {
                 Ok(work) => return Some(work),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return None,
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    if self.write_again() {
-                        self.settle();
-                    }
-                }
+                Err(mpsc::RecvTimeoutError::Timeout) => self.probe(),
             }
         }
         queue.recv().ok()
+    }
+
+    fn probe(&mut self) {
+        if self.in_trouble(Part::Sessions) && self.write_again() {
+            self.settle(Part::Sessions);
+        }
+        if self.in_trouble(Part::States) {
+            match self.states.probe(&self.disk) {
+                Ok(()) => self.settle(Part::States),
+                Err(error) => drop(self.complain(Part::States, error.to_string().into())),
+            }
+        }
     }
 
     fn commit(&mut self, batch: Vec<(Change, oneshot::Sender<Applied>)>) {
@@ -199,12 +278,12 @@ impl<D: Disk> Writer<D> {
         }
         if !undo.is_empty() || (self.unsettled && !batch.is_empty()) {
             match self.write() {
-                Ok(()) => self.settle(),
+                Ok(()) => self.settle(Part::Sessions),
                 Err(error) => {
                     for step in undo.into_iter().rev() {
                         step.take_back(&mut self.sessions);
                     }
-                    let why = self.complain(&error);
+                    let why = self.complain(Part::Sessions, error.to_string().into());
                     if self.unsettled {
                         self.write_again();
                     }
@@ -212,17 +291,60 @@ impl<D: Disk> Writer<D> {
                 }
             }
         }
-        for ((_, to), answer) in batch.into_iter().zip(answers) {
+        for ((change, to), answer) in batch.into_iter().zip(answers) {
+            match (change, &answer) {
+                (Change::Save { id, state }, Ok(Some(session))) => {
+                    self.saves.push_back(Save { id, created_at: session.created_at, state, to, answer });
+                    continue;
+                }
+                (Change::Close(id), Ok(_)) => {
+                    self.states.forget(id);
+                    // What is to be saved for this session is gone with it, as if it had been.
+                    let (gone, stay) = mem::take(&mut self.saves).into_iter().partition(|save| save.id == id);
+                    self.saves = stay;
+                    for save in gone {
+                        let _ = save.to.send(save.answer);
+                    }
+                }
+                _ => {}
+            }
             // Whoever dropped the future does not want to know either; the change stands.
             let _ = to.send(answer);
         }
     }
 
-    /// The answer after a failed write, as if each change that needs one had never come: what needs none is answered still.
+    /// A few of the states that wait, so that those who change sessions need not wait for all of them.
+    fn save_some(&mut self) {
+        let group: Vec<_> = self.saves.drain(..self.saves.len().min(GROUP)).collect();
+        let saves: Saves = group.iter().map(|save| (save.id, (save.created_at, save.state.clone()))).collect();
+        let refused = self.states.save(&self.disk, saves);
+        match refused.values().next() {
+            Some(why) => drop(self.complain(Part::States, Arc::clone(why))),
+            None if group.is_empty() => {}
+            None => self.settle(Part::States),
+        }
+        self.sweep();
+        for Save { id, to, answer, .. } in group {
+            let _ = to.send(refused.get(&id).map_or(answer, |why| Err(StoreError::Write(Arc::clone(why)))));
+        }
+    }
+
+    fn sweep(&mut self) {
+        if let Err(error) = self.states.sweep(&self.disk) {
+            self.complain(Part::States, error.to_string().into());
+        }
+    }
+
+    /// The answer after a failed write, as if each change that needs one had never come: what needs none is answered still. A save needs it, since
+    /// it may be of a session that was to be created, or have been meant for after a change that was not made.
     fn refuse(&self, change: &Change, why: &Arc<str>) -> Applied {
         let current = self.sessions.get(&change.id());
-        match (change.apply_to(current)?, current) {
-            (Some(after), Some(before)) if Arc::ptr_eq(&after, before) && !self.unsettled => Ok(Some(after)),
+        match (change.apply_to(current)?, current, change) {
+            (Some(after), Some(before), change)
+                if Arc::ptr_eq(&after, before) && !self.unsettled && !matches!(change, Change::Save { .. }) =>
+            {
+                Ok(Some(after))
+            }
             _ => Err(StoreError::Write(Arc::clone(why))),
         }
     }
@@ -233,57 +355,47 @@ impl<D: Disk> Writer<D> {
         match self.write() {
             Ok(()) => true,
             Err(error) => {
-                self.complain(&error);
+                self.complain(Part::Sessions, error.to_string().into());
                 false
             }
         }
     }
 
     fn write(&mut self) -> io::Result<()> {
-        let Self { disk, target, temporary, .. } = self;
-        let prepared = step("write", temporary, || {
-            let mut file = io::BufWriter::with_capacity(CHUNK, disk.create(temporary)?);
-            format::render(&mut file, &self.sessions)?;
-            file.flush()?;
-            disk.sync(file.get_mut())
-        });
-        let renamed = prepared.and_then(|()| {
-            self.unsettled = true;
-            step("rename to", target, || disk.rename(temporary, target))
-        });
-        if let Err(error) = renamed {
-            // As far as possible: a leftover does no harm, and the next write removes it first.
-            let _ = disk.remove(temporary);
-            return Err(error);
-        }
+        let Self { disk, target, temporary, sessions, unsettled, .. } = self;
+        put(disk, temporary, target, unsettled, |file| format::render(file, sessions))?;
         let folder = folder_of(target);
         step("sync the folder", folder, || disk.sync_folder(folder))?;
         self.unsettled = false;
         Ok(())
     }
 
-    fn in_trouble(&self) -> bool {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    fn in_trouble(&self, part: Part) -> bool {
+        self.slots()[part as usize].is_some()
     }
 
-    fn complain(&self, error: &io::Error) -> Arc<str> {
-        let why: Arc<str> = error.to_string().into();
-        let before = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(&why));
+    fn complain(&self, part: Part, why: Arc<str>) -> Arc<str> {
+        let before = self.slots()[part as usize].replace(Arc::clone(&why));
         // Said once, not with every refused change.
         if before.as_ref() != Some(&why) {
-            tracing::error!(error = &*why, "the session store cannot be written; changes are refused");
+            match part {
+                Part::Sessions => tracing::error!(error = &*why, "the session store cannot be written; changes are refused"),
+                Part::States => tracing::error!(error = &*why, "the folder of saved state cannot be written; saves are refused"),
+            }
         }
         why
     }
 
-    fn settle(&self) {
-        if self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
-            tracing::info!("the session store can be written again");
+    fn settle(&self, part: Part) {
+        if self.slots()[part as usize].take().is_some() {
+            match part {
+                Part::Sessions => tracing::info!("the session store can be written again"),
+                Part::States => tracing::info!("the folder of saved state can be written again"),
+            }
         }
     }
-}
 
-/// Says in the error what was done to which path.
-fn step(doing: &str, path: &Path, run: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    run().map_err(|error| io::Error::new(error.kind(), format!("cannot {doing} {}: {error}", path.display())))
+    fn slots(&self) -> MutexGuard<'_, [Option<Arc<str>>; 2]> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

@@ -1,25 +1,47 @@
 //! `memory:`: sessions that end with the process. For tests and trials.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 
 use super::{
-    Applied, Change, Store,
+    Applied, Change, SavedState, Store, StoreError,
     change::{self, Sessions},
 };
+use crate::sessions::SessionId;
 
-/// A map behind a lock that is held for one change of it and never across an await.
+/// Maps behind a lock that is held for one change of them and never across an await.
 #[derive(Debug, Default)]
 pub(super) struct MemoryStore {
-    sessions: Mutex<Sessions>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    sessions: Sessions,
+    /// Of stored sessions only.
+    states: BTreeMap<SessionId, SavedState>,
 }
 
 impl Store for MemoryStore {
     fn apply(&self, change: Change) -> BoxFuture<'static, Applied> {
-        // A poisoned lock holds a whole map all the same: nothing that could panic comes between two edits of it.
-        let (applied, _) = change::apply(&mut self.sessions.lock().unwrap_or_else(PoisonError::into_inner), &change);
+        // A poisoned lock holds whole maps all the same: nothing that could panic comes between two edits of them.
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let (applied, _) = change::apply(&mut kept.sessions, &change);
+        match (change, &applied) {
+            (Change::Save { id, state }, Ok(_)) => drop(kept.states.insert(id, state)),
+            (Change::Close(id), Ok(_)) => drop(kept.states.remove(&id)),
+            _ => {}
+        }
         std::future::ready(applied).boxed()
+    }
+
+    fn state(&self, id: SessionId) -> BoxFuture<'static, Result<Option<SavedState>, StoreError>> {
+        let state = self.kept.lock().unwrap_or_else(PoisonError::into_inner).states.get(&id).cloned();
+        std::future::ready(Ok(state)).boxed()
     }
 
     fn trouble(&self) -> Option<Arc<str>> {

@@ -12,15 +12,20 @@ mod faults;
 mod json;
 pub mod lock;
 mod memory;
+#[cfg(test)]
+mod model;
 pub mod transfer;
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use bytes::Bytes;
+use conductor_abi::wire::Grants;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 
@@ -42,11 +47,73 @@ pub struct StoredSession {
     pub clients: Vec<StoredClient>,
     /// Counts the changes in this process: of two records of a session the one with the larger number is newer.
     pub revision: u64,
+    /// What few sessions have; nothing where all of it is empty.
+    pub extra: Option<Box<Extra>>,
+}
+
+/// What few sessions have.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Extra {
+    /// Pairs of texts that its conductor has given it, for administrators to see.
+    pub labels: BTreeMap<String, String>,
+    /// Whether nobody new may join.
+    pub locked: bool,
+    /// How many clients may be in it, where its conductor has said so.
+    pub max_clients: Option<u32>,
+    /// What single clients may do, where its conductor has said so; names without the leading `/{id}/`. Only of clients in its list.
+    pub grants: BTreeMap<Box<str>, Grants>,
+    /// By name.
+    pub timers: BTreeMap<Box<str>, StoredTimer>,
     /// Keys of the stored object that this version does not know, written back as they were.
-    pub rest: Option<Box<Map<String, Value>>>,
+    pub rest: Map<String, Value>,
+}
+
+/// A timer that is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredTimer {
+    /// When it was first due, in milliseconds since the Unix epoch. One that repeats is due at this and at each `every` after it: its
+    /// firing changes nothing here.
+    pub due: u64,
+    /// Where it repeats: the time between two due times, in milliseconds; more than 0.
+    pub every: Option<u64>,
+}
+
+/// State that a conductor has saved.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SavedState {
+    /// Of its author's choosing.
+    pub version: u32,
+    /// What it saved.
+    pub bytes: Bytes,
+}
+
+impl fmt::Debug for SavedState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Its author alone knows what must not be in a log.
+        f.debug_struct("SavedState").field("version", &self.version).field("bytes", &self.bytes.len()).finish()
+    }
 }
 
 impl StoredSession {
+    /// Whether a client of this name may join: one that is in the session always may.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`], [`StoreError::Full`].
+    pub fn admits(&self, client_id: &str) -> Result<(), StoreError> {
+        let Some(extra) = &self.extra else { return Ok(()) };
+        if self.clients.iter().any(|client| client.client_id() == Some(client_id)) {
+            return Ok(());
+        }
+        if extra.locked {
+            return Err(StoreError::Locked(self.id));
+        }
+        let clients = self.clients.iter().filter(|client| client.client_id().is_some()).count();
+        match extra.max_clients {
+            Some(most) if clients >= most as usize => Err(StoreError::Full(self.id)),
+            _ => Ok(()),
+        }
+    }
+
     /// When the latest grant of this client ends, in seconds since the Unix epoch; nothing where it did not join.
     #[must_use]
     pub fn granted_until(&self, client_id: &str) -> Option<u64> {
@@ -97,6 +164,59 @@ pub enum Change {
         client_id: Box<str>,
         /// When its grant ends, in seconds since the Unix epoch.
         expires_at: u64,
+        /// What it may do from now on, where its conductor has said so now: in place of what was said before, which stays otherwise.
+        grants: Option<Grants>,
+    },
+    /// What a client may do. Nothing happens where the client is not in the session.
+    Grant {
+        /// Which session.
+        id: SessionId,
+        /// The device.
+        client_id: Box<str>,
+        /// In place of what was said before.
+        grants: Grants,
+    },
+    /// Who may join. What is nothing stays as it is.
+    JoinRules {
+        /// Which session.
+        id: SessionId,
+        /// Whether nobody new may join.
+        locked: Option<bool>,
+        /// How many clients may be in it.
+        max_clients: Option<u32>,
+    },
+    /// The labels, in place of those before.
+    Labels {
+        /// Which session.
+        id: SessionId,
+        /// Pairs of texts.
+        labels: BTreeMap<String, String>,
+    },
+    /// A timer is set, in place of one of its name, or taken away.
+    Timer {
+        /// Which session.
+        id: SessionId,
+        /// Its name.
+        name: Box<str>,
+        /// Nothing takes it away.
+        timer: Option<StoredTimer>,
+    },
+    /// A timer that fires once has fired, and is taken away. Nothing happens where another one has its name by now.
+    Fired {
+        /// Which session.
+        id: SessionId,
+        /// Its name.
+        name: Box<str>,
+        /// The one that fired.
+        timer: StoredTimer,
+    },
+    /// The state of its conductor, in place of what was saved before. It is kept beside the record, which stays as it is:
+    /// [`Store::state`] has it. Where it fails, what was saved before is still there.
+    Save {
+        /// Which session.
+        id: SessionId,
+        /// The state.
+        state: SavedState,
     },
     /// Every client whose `expires_at` is at or before `now` (seconds since the Unix epoch) leaves.
     Expire {
@@ -123,9 +243,18 @@ pub enum StoreError {
     /// The id to create is taken.
     #[error("session {0} is in the store already")]
     Exists(SessionId),
+    /// Nobody new may join.
+    #[error("session {0} is locked")]
+    Locked(SessionId),
+    /// It has as many clients as it may have.
+    #[error("session {0} is full")]
+    Full(SessionId),
     /// The medium failed; what was stored before is untouched.
     #[error("the session store cannot be written: {0}")]
     Write(Arc<str>),
+    /// Saved state is there and cannot be had.
+    #[error("the saved state of session {0} cannot be read: {1}")]
+    State(SessionId, Arc<str>),
 }
 
 /// The record after the change; nothing after [`Change::Close`].
@@ -136,6 +265,11 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Queues the change **before it returns** (so two calls in order are applied in order) and resolves once it is
     /// durable. Dropping the future does not take the change back.
     fn apply(&self, change: Change) -> BoxFuture<'static, Applied>;
+
+    /// What the conductor of a session saved last, as durable; nothing where it never did, or there is no such session. After [`Change::Close`] it is
+    /// gone, for a later session of that id as well. Asked behind all changes that were queued before. [`StoreError::State`] where it is there and cannot
+    /// be read; it stays as it is then.
+    fn state(&self, id: SessionId) -> BoxFuture<'static, Result<Option<SavedState>, StoreError>>;
 
     /// Why the last write failed, while that is still so. Shown by `/readyz`.
     fn trouble(&self) -> Option<Arc<str>>;
@@ -166,7 +300,9 @@ pub enum OpenError {
     },
     /// The file is there and is not what this host can go on from.
     #[error(
-        "the session store {} cannot be used: {problem}. The file was left as it is: repair it, or move it away to start without sessions",
+        "the session store {} cannot be used: {problem}. The file was left as it is: repair it, or move it away to start \
+         without sessions, together with the folder {}.state, where there is one",
+        file.display(),
         file.display()
     )]
     Unusable {

@@ -1,13 +1,13 @@
 //! Sessions into and out of a store that no host works with: for commands, which have no use for an open store.
 //!
-//! Nothing here replaces a file.
+//! Nothing here replaces a file. What conductors have saved (the folder beside a store's file) stays where it is: of it, only the number is told.
 
 use std::{io, path::Path, sync::Arc};
 
 use super::{
     OpenError, StoredSession,
     disk::{self, beside},
-    json::{self, format},
+    json::{self, format, states},
     lock::FileLock,
 };
 
@@ -39,12 +39,21 @@ pub fn write_new(file: &Path, content: &[u8]) -> io::Result<()> {
     disk::write_new(file, content)
 }
 
-/// The sessions of the `json:` store in `file` while no host uses it, in the order of their ids; nothing where there is no such file.
-/// Neither the file nor anything beside it is changed.
+/// What a store holds.
+#[derive(Debug)]
+pub struct AtRest {
+    /// In the order of their ids.
+    pub sessions: Vec<Arc<StoredSession>>,
+    /// How many of them have saved state.
+    pub saved: usize,
+}
+
+/// What the `json:` store in `file` holds while no host uses it; nothing where there is no such file. Neither the file nor anything beside it is
+/// changed.
 ///
 /// # Errors
 /// Where a host uses the store, or the file cannot be read and understood.
-pub fn read_at_rest(file: &Path, granted_until: u64) -> Result<Option<Vec<Arc<StoredSession>>>, OpenError> {
+pub fn read_at_rest(file: &Path, granted_until: u64) -> Result<Option<AtRest>, OpenError> {
     let failed = |source| OpenError::Io { file: file.to_owned(), source };
     let target = match file.canonicalize() {
         Ok(target) => target,
@@ -53,8 +62,9 @@ pub fn read_at_rest(file: &Path, granted_until: u64) -> Result<Option<Vec<Arc<St
     };
     let _lock = FileLock::if_used("store", &target, beside(&target, ".lock"))?;
     let Some(text) = json::read(&target).map_err(failed)? else { return Ok(None) };
-    let sessions = format::parse(&text, granted_until).map_err(|problem| OpenError::Unusable { file: target, problem })?;
-    Ok(Some(sessions.into_values().collect()))
+    let sessions = format::parse(&text, granted_until).map_err(|problem| OpenError::Unusable { file: target.clone(), problem })?;
+    let saved = states::list(&states::folder(&target), &sessions).map_err(failed)?.0.len();
+    Ok(Some(AtRest { sessions: sessions.into_values().collect(), saved }))
 }
 
 #[cfg(test)]
@@ -63,7 +73,7 @@ mod tests {
 
     use super::*;
     use crate::store::{
-        contract::{session, wait},
+        contract::{save, saved, session, wait},
         lock::LockError,
         open,
     };
@@ -106,11 +116,19 @@ mod tests {
         let file = folder.path().join("sessions.json");
         assert!(read_at_rest(&file, 0).unwrap().is_none());
         create(&file, &[session("1")]).unwrap();
-        assert_eq!(read_at_rest(&file, 0).unwrap().unwrap().len(), 1);
+        let rests = read_at_rest(&file, 0).unwrap().unwrap();
+        assert_eq!((rests.sessions.len(), rests.saved), (1, 0));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         let (store, _) = open("json:sessions.json", folder.path(), Duration::ZERO, 0).unwrap();
         assert!(matches!(read_at_rest(&file, 0), Err(OpenError::Lock(LockError::Held { .. }))));
+        for _ in 0..2 {
+            wait(store.apply(save("1", saved(1, "x")))).unwrap();
+        }
         wait(store.shutdown());
+        // Of a session that is not there: a leftover.
+        fs::write(folder.path().join("sessions.json.state/2-0-0.state"), "").unwrap();
+        assert_eq!(read_at_rest(&file, 0).unwrap().unwrap().saved, 1);
+        assert_eq!(fs::read_dir(folder.path().join("sessions.json.state")).unwrap().count(), 2, "nothing is removed");
         fs::write(&file, "{").unwrap();
         assert!(matches!(read_at_rest(&file, 0), Err(OpenError::Unusable { .. })));
     }

@@ -26,6 +26,17 @@ impl Grant {
         Self { subscribe: Arc::clone(&all), publish: all }
     }
 
+    /// What is covered by these filters below `/{id}/`, which they are without; a list that is nothing is everything in the session.
+    #[must_use]
+    pub fn within_session(session: SessionId, subscribe: Option<&[String]>, publish: Option<&[String]>) -> Self {
+        let prefix = session.topic_prefix();
+        let below = |list: Option<&[String]>| match list {
+            None => vec![format!("{prefix}#")],
+            Some(list) => list.iter().map(|name| format!("{prefix}{name}")).collect(),
+        };
+        Self::from_lists(below(subscribe), below(publish))
+    }
+
     /// What is covered by these filters, and nothing else. An invalid filter covers nothing and is left out.
     #[must_use]
     pub fn from_lists(subscribe: Vec<String>, publish: Vec<String>) -> Self {

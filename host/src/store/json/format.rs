@@ -12,8 +12,11 @@
 //!     }
 //! }
 //! ```
+//! Behind these come the keys of [`extra`], and last those that this version does not know.
+//!
 //! Reading is strict where the meaning would be a guess, and its messages show no value: one may be a pin.
 
+mod extra;
 #[cfg(test)]
 mod tests;
 
@@ -34,7 +37,7 @@ use serde_json::{Map, Number, Value};
 use super::super::{StoredClient, StoredSession, change::Sessions};
 use crate::sessions::{Pin, SessionId};
 
-/// The keys that mean something to this version, in the order they are written.
+/// The keys that a session can have always, in the order they are written.
 const KEYS: [&str; 6] = ["id", "pin", "type", "clients", "created_at", "expires"];
 
 /// The last moment that RFC 3339 can say, in milliseconds since the Unix epoch.
@@ -139,10 +142,9 @@ impl File<'_> {
         let type_name = text(type_name).filter(|name| !name.is_empty()).ok_or("its `type` is missing, empty or not a string")?;
         let created_at = match created_at {
             None => 0,
-            Some(value) => text(Some(value))
-                .and_then(|text| humantime::parse_rfc3339(&text).ok()?.duration_since(UNIX_EPOCH).ok())
-                .and_then(|time| u64::try_from(time.as_millis()).ok())
-                .ok_or("its `created_at` is not a time like \"2025-01-01T00:00:00Z\"")?,
+            Some(value) => {
+                text(Some(value)).and_then(|text| millis(&text)).ok_or("its `created_at` is not a time like \"2025-01-01T00:00:00Z\"")?
+            }
         };
         let expires = match expires {
             None => Map::new(),
@@ -154,8 +156,8 @@ impl File<'_> {
             Some(Value::Array(values)) => self.clients(values, &expires)?,
             Some(_) => return Err("its `clients` is not a list".into()),
         };
-        let rest = (!fields.is_empty()).then(|| Box::new(fields));
-        Ok(StoredSession { id, pin, type_name: self.intern(&type_name), created_at, clients, revision: 0, rest })
+        let extra = extra::take(fields, &clients)?;
+        Ok(StoredSession { id, pin, type_name: self.intern(&type_name), created_at, clients, revision: 0, extra })
     }
 
     fn clients(&self, values: Vec<Value>, expires: &Map<String, Value>) -> Result<Vec<StoredClient>, String> {
@@ -274,20 +276,37 @@ impl Serialize for Fields<'_> {
         object.serialize_entry("type", &*session.type_name)?;
         object.serialize_entry("clients", &Clients(&session.clients))?;
         if session.created_at != 0 {
-            let time = UNIX_EPOCH + Duration::from_millis(session.created_at.min(LAST_TIME));
-            object.serialize_entry("created_at", &format_args!("{}", humantime::format_rfc3339_millis(time)))?;
+            object.serialize_entry("created_at", &Time(session.created_at))?;
         }
         if session.clients.iter().any(|client| client.client_id().is_some()) {
             object.serialize_entry("expires", &Expires(&session.clients))?;
         }
-        for (key, value) in session.rest.iter().flat_map(|rest| rest.iter()) {
-            // A key written twice would make a file that does not load.
-            if !KEYS.contains(&key.as_str()) {
-                object.serialize_entry(key, value)?;
+        if let Some(extra) = &session.extra {
+            extra::write(extra, &mut object)?;
+            for (key, value) in &extra.rest {
+                // A key written twice would make a file that does not load.
+                if !KEYS.iter().chain(&extra::KEYS).any(|known| known == key) {
+                    object.serialize_entry(key, value)?;
+                }
             }
         }
         object.end()
     }
+}
+
+/// Milliseconds since the Unix epoch, as a text that people can read; the last moment that it can say for all later ones.
+struct Time(u64);
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, json: S) -> Result<S::Ok, S::Error> {
+        let time = UNIX_EPOCH + Duration::from_millis(self.0.min(LAST_TIME));
+        json.collect_str(&humantime::format_rfc3339_millis(time))
+    }
+}
+
+/// The reverse; nothing where `text` is not a time since then.
+fn millis(text: &str) -> Option<u64> {
+    humantime::parse_rfc3339(text).ok()?.duration_since(UNIX_EPOCH).ok()?.as_millis().try_into().ok()
 }
 
 struct Clients<'a>(&'a [StoredClient]);

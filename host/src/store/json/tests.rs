@@ -13,37 +13,38 @@ use proptest::prelude::*;
 
 use super::{
     super::{
-        contract::{Model, create, id, join, leave, listed, names, op, seen, session, wait},
+        contract::{create, id, join, leave, session, wait},
         disk::RealDisk,
-        faults::{FaultyDisk, IO_ERROR, NO_SPACE, STEPS, Step},
+        faults::{FaultyDisk, IO_ERROR, NO_SPACE, SAVE_STEPS, STEPS, Step},
         lock::LockError,
+        model::{Clients, Model, Row, names, op, rows, seen},
     },
     *,
 };
 
-const NEVER: Duration = Duration::from_secs(3600);
+pub(super) const NEVER: Duration = Duration::from_secs(3600);
 
-struct Bench {
-    _folder: tempfile::TempDir,
-    file: PathBuf,
-    disk: FaultyDisk,
-    store: JsonStore,
+pub(super) struct Bench {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) file: PathBuf,
+    pub(super) disk: FaultyDisk,
+    pub(super) store: JsonStore,
 }
 
 impl Bench {
     /// A store with session 1, which client `a` joined.
-    fn new(retry: Duration) -> Self {
+    pub(super) fn new(retry: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("sessions.json");
         let disk = FaultyDisk::default();
         let (store, _) = JsonStore::open(&file, 0, retry, disk.clone()).unwrap();
-        let bench = Self { _folder: folder, file, disk, store };
+        let bench = Self { folder, file, disk, store };
         bench.apply(create("1")).unwrap();
         bench.apply(join("1", "a", 10)).unwrap();
         bench
     }
 
-    fn apply(&self, change: Change) -> Applied {
+    pub(super) fn apply(&self, change: Change) -> Applied {
         wait(self.store.apply(change))
     }
 
@@ -52,7 +53,7 @@ impl Bench {
     }
 
     /// What the next start would find.
-    fn on_disk(&self) -> Vec<(String, Vec<(String, u64)>)> {
+    fn on_disk(&self) -> Vec<(String, Clients)> {
         content(&self.bytes())
     }
 
@@ -61,15 +62,15 @@ impl Bench {
     }
 }
 
-fn content(bytes: &[u8]) -> Vec<(String, Vec<(String, u64)>)> {
-    listed(&format::parse(bytes, 0).unwrap().into_values().collect::<Vec<_>>())
+fn content(bytes: &[u8]) -> Vec<(String, Clients)> {
+    format::parse(bytes, 0).unwrap().into_values().map(|session| (session.id.to_string(), names(&session))).collect()
 }
 
-fn one() -> Vec<(String, Vec<(String, u64)>)> {
+fn one() -> Vec<(String, Clients)> {
     vec![("1".into(), vec![("a".into(), 10)])]
 }
 
-fn is_write_error(answer: &Applied, says: &str) -> bool {
+pub(super) fn is_write_error(answer: &Applied, says: &str) -> bool {
     matches!(answer, Err(StoreError::Write(why)) if why.contains(says))
 }
 
@@ -165,7 +166,7 @@ fn a_failed_write_answers_as_if_its_changes_had_never_come() {
     bench.disk.release();
     wait(first).unwrap();
     let answers = answers.map(|answer| seen(&wait(answer)));
-    let unchanged = Ok(Some((1, vec![("a".into(), 10)])));
+    let unchanged = Ok(Some(Row { revision: 1, clients: vec![("a".into(), 10)], ..Row::default() }));
     assert_eq!(answers, [Err("write"), Err("write"), Err("no such session"), Err("no such session"), unchanged, Err("exists")]);
 }
 
@@ -209,7 +210,8 @@ fn trouble_ends_by_itself_once_the_disk_works() {
 
 #[test]
 fn random_faults_leave_what_was_acknowledged() {
-    let fault = prop::option::of((prop::sample::select(STEPS.to_vec()), prop::sample::select(vec![NO_SPACE, IO_ERROR])));
+    let steps = [&SAVE_STEPS[..], &[Step::Remove]].concat();
+    let fault = prop::option::of((prop::sample::select(steps), prop::sample::select(vec![NO_SPACE, IO_ERROR])));
     let groups = prop::collection::vec((prop::collection::vec(op(), 1..6), fault), 1..10);
     proptest!(ProptestConfig::with_cases(64), |(groups in groups)| {
         let folder = tempfile::tempdir().unwrap();
@@ -233,7 +235,9 @@ fn random_faults_leave_what_was_acknowledged() {
             let (again, loaded) = JsonStore::open(&file, 0, NEVER, disk.clone()).unwrap();
             store = again;
             model.reopen();
-            prop_assert_eq!(listed(&loaded), model.listed());
+            prop_assert_eq!(rows(&loaded), model.rows());
+            let states: Vec<_> = (0..3).map(|s| wait(store.state(id(&s.to_string()))).unwrap()).collect();
+            prop_assert_eq!(states, model.states());
         }
     });
 }

@@ -6,9 +6,10 @@ use serde_json::json;
 
 use super::{
     super::super::{
-        Change, Store, StoredClient,
-        contract::{id, join, names, session, wait},
+        Change, Extra, Store, StoredClient,
+        contract::{id, join, session, wait},
         disk::RealDisk,
+        model::names,
     },
     super::{JsonStore, Opened},
     *,
@@ -147,12 +148,12 @@ fn unknown_keys_are_written_back_in_their_order() {
 #[test]
 fn a_known_key_among_the_unknown_ones_is_not_written_twice() {
     let mut odd = StoredSession::clone(&session("1"));
-    odd.rest = json!({"pin": "1", "x": 2}).as_object().cloned().map(Box::new);
+    odd.extra = json!({"pin": "1", "x": 2}).as_object().cloned().map(|rest| Box::new(Extra { rest, ..Extra::default() }));
     let place = Place::holding("{}");
     place.after(Change::Create(odd.into()));
     let (_store, loaded) = place.open().unwrap();
     assert!(loaded[0].pin.matches(session("1").pin));
-    assert_eq!(loaded[0].rest.as_deref(), json!({"x": 2}).as_object());
+    assert_eq!(loaded[0].extra.as_ref().map(|extra| &extra.rest), json!({"x": 2}).as_object());
 }
 
 #[test]

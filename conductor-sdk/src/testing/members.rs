@@ -1,0 +1,196 @@
+//! Clients that come and go, and what the conductor made of its session.
+
+use std::collections::BTreeMap;
+
+use conductor_abi::{
+    rules,
+    wire::{EventMeta, JoinReply, code, event},
+};
+
+use super::{Rig, fake::lock};
+use crate::{Error, Grants, Leave, Link, Result, Saved};
+
+impl Rig {
+    /// A client joins, or joins again: the conductor's `joining` says whether it may, where the session is neither locked nor full.
+    /// Then [`Session::clients`](crate::Session::clients) lists it.
+    ///
+    /// # Errors
+    /// Why it was refused: the conductor's reason or error, or that the session is locked, full or closed.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// rig.join("ann").unwrap();
+    /// ```
+    pub fn join(&mut self, client: &str) -> Result<()> {
+        {
+            let state = lock(&self.state);
+            if state.closed || state.closing {
+                return Err(Error::of(code::CLOSED, "the session is closed"));
+            }
+            let new = !state.has(client);
+            if new && state.rules.locked == Some(true) {
+                return Err(Error::of(code::REFUSED, "the session is locked"));
+            }
+            if new && state.rules.max_clients.is_some_and(|most| state.clients.len() >= most as usize) {
+                return Err(Error::of(code::REFUSED, "the session is full"));
+            }
+        }
+        let reply: JoinReply = match self.tell_hook(event::JOINING, "", client, EventMeta::default())? {
+            Some(bytes) if !bytes.is_empty() => serde_json::from_slice(&bytes)?,
+            _ => JoinReply::default(),
+        };
+        if let Some(reason) = reply.refuse {
+            return Err(Error::of(code::REFUSED, reason));
+        }
+        if let Some(grants) = &reply.grants {
+            rules::grants(grants).map_err(|reason| Error::of(code::REFUSED, reason))?;
+        }
+        let grants = reply.grants.map(Grants::from_wire);
+        let clients = &mut lock(&self.state).clients;
+        match clients.iter_mut().find(|(known, _)| known == client) {
+            Some(known) => known.1 = grants.unwrap_or_else(|| known.1.clone()),
+            None => clients.push((client.to_owned(), grants.unwrap_or_default())),
+        }
+        Ok(())
+    }
+
+    /// A client leaves for good, and the conductor is told.
+    ///
+    /// # Errors
+    /// A client that is not in the session; what the conductor's `left` answered.
+    ///
+    /// ```
+    /// # use conductor_sdk::Leave;
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// rig.join("ann").unwrap();
+    /// rig.leave("ann", Leave::Expired).unwrap();
+    /// assert!(rig.leave("ann", Leave::Expired).is_err());
+    /// ```
+    pub fn leave(&mut self, client: &str, reason: Leave) -> Result<()> {
+        self.known(client)?;
+        lock(&self.state).clients.retain(|(known, _)| known != client);
+        self.tell_hook(event::LEFT, reason.as_str(), client, EventMeta::default()).map(drop)
+    }
+
+    /// The MQTT connection of a client that joined comes up.
+    ///
+    /// # Errors
+    /// A client that is not in the session; what the conductor's `connected` answered.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// rig.join("ann").unwrap();
+    /// rig.connect("ann").unwrap();
+    /// ```
+    pub fn connect(&mut self, client: &str) -> Result<()> {
+        self.known(client)?;
+        self.tell_hook(event::CONNECTED, "", client, EventMeta::default()).map(drop)
+    }
+
+    /// The last MQTT connection of a client ends.
+    ///
+    /// # Errors
+    /// What the conductor's `disconnected` answered.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// rig.disconnect("ann").unwrap();
+    /// ```
+    pub fn disconnect(&mut self, client: &str) -> Result<()> {
+        self.tell_hook(event::DISCONNECTED, "", client, EventMeta::default()).map(drop)
+    }
+
+    /// The link to the broker comes up or is lost.
+    ///
+    /// # Errors
+    /// What the conductor's `link` answered.
+    ///
+    /// ```
+    /// # use conductor_sdk::Link;
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// rig.link(Link::Down).unwrap();
+    /// ```
+    pub fn link(&mut self, link: Link) -> Result<()> {
+        self.tell_hook(event::LINK, link.as_str(), "", EventMeta::default()).map(drop)
+    }
+
+    fn known(&self, client: &str) -> Result<()> {
+        if lock(&self.state).has(client) {
+            return Ok(());
+        }
+        Err(Error::of(code::REFUSED, format!("there is no client {client:?} in this session")))
+    }
+
+    /// What a client may do; nothing where it is not in the session.
+    ///
+    /// ```
+    /// # use conductor_sdk::Grants;
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// rig.join("ann").unwrap();
+    /// assert_eq!(rig.grants("ann"), Some(Grants::all()));
+    /// ```
+    #[must_use]
+    pub fn grants(&self, client: &str) -> Option<Grants> {
+        lock(&self.state).clients.iter().find(|(known, _)| known == client).map(|(_, grants)| grants.clone())
+    }
+
+    /// What was saved last.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// assert!(rig.saved().is_none());
+    /// ```
+    #[must_use]
+    pub fn saved(&self) -> Option<Saved> {
+        lock(&self.state).saved.clone()
+    }
+
+    /// The names of the timers that are set.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// assert!(rig.timers().is_empty());
+    /// ```
+    #[must_use]
+    pub fn timers(&self) -> Vec<String> {
+        lock(&self.state).timers.keys().cloned().collect()
+    }
+
+    /// The session's labels.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// assert!(rig.labels().is_empty());
+    /// ```
+    #[must_use]
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        lock(&self.state).labels.clone()
+    }
+}

@@ -1,0 +1,139 @@
+//! The keys that few sessions have; each is there only where it says something:
+//!
+//! ```json
+//! "labels": {"room": "4"},
+//! "locked": true,
+//! "max_clients": 8,
+//! "grants": {"phone": {"subscribe": ["news/#"], "publish": []}},
+//! "timers": {"round": {"due": "2025-01-01T00:00:00.000Z", "every": 1000}}
+//! ```
+//! A key inside of them that is not known is refused: without it the rest would mean something else. Grants of a client that is not in the list
+//! are dropped: a version that does not know them leaves them there when the client goes.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashSet};
+
+use conductor_abi::wire::Grants;
+use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde_json::{Map, Value};
+
+use super::{Time, millis};
+use crate::store::{Extra, StoredClient, StoredTimer};
+
+/// The keys, in the order they are written.
+pub(super) const KEYS: [&str; 5] = ["labels", "locked", "max_clients", "grants", "timers"];
+
+/// Takes the keys out of a session's `fields`; what is left in there is kept as it is.
+pub(super) fn take(mut fields: Map<String, Value>, clients: &[StoredClient]) -> Result<Option<Box<Extra>>, String> {
+    let [labels, locked, max_clients, grants, timers] = KEYS.map(|key| fields.shift_remove(key));
+    let mut grants: BTreeMap<Box<str>, Grants> =
+        entries(grants, "its `grants` is not an object of clients, each with lists of texts in `subscribe` and `publish`", granted)?;
+    if !grants.is_empty() {
+        let listed: HashSet<_> = clients.iter().filter_map(StoredClient::client_id).collect();
+        grants.retain(|client, grants| *grants != Grants::default() && listed.contains(&**client));
+    }
+    let extra = Extra {
+        labels: entries(labels, "its `labels` is not an object of texts", |value| match value {
+            Value::String(text) => Some(text),
+            _ => None,
+        })?,
+        locked: match locked {
+            None => false,
+            Some(value) => value.as_bool().ok_or("its `locked` is neither true nor false")?,
+        },
+        max_clients: match max_clients {
+            None => None,
+            Some(value) => Some(whole(&value).ok_or("its `max_clients` is not a whole number from 0 to 4294967295")?),
+        },
+        grants,
+        timers: entries(
+            timers,
+            "its `timers` is not an object of timers, each with a time in `due` and at most milliseconds in `every`",
+            timer,
+        )?,
+        rest: fields,
+    };
+    Ok((extra != Extra::default()).then(|| Box::new(extra)))
+}
+
+fn entries<K: From<String> + Ord, V>(
+    value: Option<Value>,
+    otherwise: &str,
+    entry: impl Fn(Value) -> Option<V>,
+) -> Result<BTreeMap<K, V>, String> {
+    let object = match value {
+        None => return Ok(BTreeMap::new()),
+        Some(Value::Object(object)) => object,
+        Some(_) => return Err(otherwise.into()),
+    };
+    object.into_iter().map(|(key, value)| Some((key.into(), entry(value)?))).collect::<Option<_>>().ok_or_else(|| otherwise.into())
+}
+
+fn whole(value: &Value) -> Option<u32> {
+    value.as_u64()?.try_into().ok()
+}
+
+fn granted(value: Value) -> Option<Grants> {
+    let Value::Object(mut fields) = value else { return None };
+    let mut topics = |key| match fields.shift_remove(key) {
+        None => Some(None),
+        Some(value) => serde_json::from_value(value).ok().map(Some),
+    };
+    let mut grants = Grants::default();
+    grants.subscribe = topics("subscribe")?;
+    grants.publish = topics("publish")?;
+    fields.is_empty().then_some(grants)
+}
+
+fn timer(value: Value) -> Option<StoredTimer> {
+    let Value::Object(mut fields) = value else { return None };
+    let due = millis(fields.shift_remove("due")?.as_str()?)?;
+    let every = match fields.shift_remove("every") {
+        None => None,
+        Some(value) => Some(value.as_u64().filter(|every| *every > 0)?),
+    };
+    fields.is_empty().then_some(StoredTimer { due, every })
+}
+
+/// Writes the keys into a session's object.
+pub(super) fn write<M: SerializeMap>(extra: &Extra, object: &mut M) -> Result<(), M::Error> {
+    if !extra.labels.is_empty() {
+        object.serialize_entry(KEYS[0], &extra.labels)?;
+    }
+    if extra.locked {
+        object.serialize_entry(KEYS[1], &true)?;
+    }
+    if let Some(max_clients) = extra.max_clients {
+        object.serialize_entry(KEYS[2], &max_clients)?;
+    }
+    if !extra.grants.is_empty() {
+        object.serialize_entry(KEYS[3], &extra.grants)?;
+    }
+    if !extra.timers.is_empty() {
+        object.serialize_entry(KEYS[4], &Timers(&extra.timers))?;
+    }
+    Ok(())
+}
+
+struct Timers<'a>(&'a BTreeMap<Box<str>, StoredTimer>);
+
+impl Serialize for Timers<'_> {
+    fn serialize<S: Serializer>(&self, json: S) -> Result<S::Ok, S::Error> {
+        json.collect_map(self.0.iter().map(|(name, timer)| (name, Timer(timer))))
+    }
+}
+
+struct Timer<'a>(&'a StoredTimer);
+
+impl Serialize for Timer<'_> {
+    fn serialize<S: Serializer>(&self, json: S) -> Result<S::Ok, S::Error> {
+        let mut object = json.serialize_map(None)?;
+        object.serialize_entry("due", &Time(self.0.due))?;
+        if let Some(every) = self.0.every {
+            object.serialize_entry("every", &every)?;
+        }
+        object.end()
+    }
+}
