@@ -5,6 +5,7 @@ pub mod directory;
 pub mod event;
 pub mod ids;
 mod joins;
+mod making;
 pub mod manager;
 mod members;
 #[cfg(test)]

@@ -1,0 +1,86 @@
+//! How a session comes to its conductor, and tells it an event.
+
+use std::sync::Arc;
+
+use conductor_abi::{contract::HostObj, wire::CreateMeta};
+use tokio::time::Instant;
+
+use super::{Session, event::What, ids::random_hex, session::Conductor, status::Status};
+use crate::{
+    conductors::{Trouble, instance::Instance, services::SessionHost},
+    store::SavedState,
+};
+
+impl Session {
+    /// Handles one event; runs on a thread for plugin code.
+    pub(super) async fn handle(self: Arc<Self>, what: What, time: u64, deadline: Instant) -> Result<Vec<u8>, Trouble> {
+        let conductor = self.lock().conductor.clone();
+        let instance = match conductor {
+            Conductor::Live(instance) => instance,
+            _ if what.closes() => return Ok(Vec::new()),
+            Conductor::NotMade => self.make(&what, time).await?,
+            Conductor::Faulted(reason) => return Err(Trouble::Faulted(reason)),
+            Conductor::Unavailable(reason) => return Err(Trouble::Unavailable(reason)),
+            Conductor::Gone => return Err(Trouble::Closed),
+        };
+        what.tell(&instance, &self, time, deadline).await
+    }
+
+    async fn make(self: &Arc<Self>, what: &What, time: u64) -> Result<Instance, Trouble> {
+        let plugin = self.kind().plugin.as_ref().map_err(|reason| Trouble::Unavailable(reason.clone()))?;
+        let seed = random_hex::<32>().map_err(|e| Trouble::Internal(e.to_string()))?;
+        let mut meta = CreateMeta::new(self.id().to_string(), self.kind().name.to_string(), plugin.config.clone(), seed, time);
+        meta.caller = what.caller();
+        let saved = self.saved().await?;
+        if let Some(saved) = &saved {
+            (meta.restoring, meta.state_version) = (true, saved.version);
+        }
+        let body = saved.as_ref().map_or(&[][..], |saved| &saved.bytes);
+        let made = Instance::make(plugin, HostObj::new(SessionHost::new(self)), &meta, body).await;
+        match made {
+            Ok(instance) => {
+                let mut inner = self.lock();
+                if matches!(inner.conductor, Conductor::NotMade) {
+                    inner.conductor = Conductor::Live(instance.clone());
+                    drop(inner);
+                    if self.world().broker.link() == Some(false) {
+                        self.tell_link();
+                    }
+                    return Ok(instance);
+                }
+                drop(inner);
+                Err(self.why_over())
+            }
+            // A task that it spawned panicked meanwhile.
+            Err(_) if self.status().is_over() => Err(self.why_over()),
+            Err(Trouble::Unavailable(reason)) => {
+                tracing::error!(session = %self.id(), r#type = %self.kind().name, %reason, "the conductor could not be made");
+                self.lock().conductor = Conductor::Unavailable(reason.clone());
+                Err(Trouble::Unavailable(reason))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// What the conductor saved last, before a restart.
+    async fn saved(&self) -> Result<Option<SavedState>, Trouble> {
+        if self.is_hidden() {
+            return Ok(None);
+        }
+        let found = self.world().store.state(self.id()).await;
+        found.map_err(|error| {
+            let reason: Arc<str> = error.to_string().into();
+            tracing::error!(session = %self.id(), r#type = %self.kind().name, %reason, "the conductor could not be made");
+            self.lock().conductor = Conductor::Unavailable(reason.clone());
+            Trouble::Unavailable(reason)
+        })
+    }
+
+    fn why_over(&self) -> Trouble {
+        match self.status() {
+            Status::Faulted(reason) => Trouble::Faulted(reason),
+            Status::Unavailable(reason) => Trouble::Unavailable(reason),
+            _ => Trouble::Closed,
+        }
+    }
+}
