@@ -2,15 +2,14 @@
 
 use std::{
     fs::{self, File},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
 
-use crate::PATIENCE;
+use crate::tools::is_ready;
 
 /// Ports are chosen by looking for a free one, which another program may take before the broker does.
 const ATTEMPTS: usize = 5;
@@ -110,18 +109,8 @@ impl Mosquitto {
         rustix::process::kill_process(process, rustix::process::Signal::HUP).expect("signalled");
     }
 
-    /// Whether it came to listen before it ended or time was over.
     fn is_ready(&mut self) -> bool {
-        let end = Instant::now() + PATIENCE;
-        let child = self.child.as_mut().expect("started");
-        while Instant::now() < end && child.try_wait().expect("its state").is_none() {
-            if TcpStream::connect_timeout(&self.address, Duration::from_secs(1)).is_ok() {
-                // It may be another program that listens there, while this one is about to find that out.
-                return child.try_wait().expect("its state").is_none();
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        false
+        is_ready(self.child.as_mut().expect("started"), &[self.address])
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -11,7 +11,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{Host, PATIENCE, certs::Authority};
+use crate::{Host, PATIENCE, certs::Authority, tools::is_ready};
 
 /// Ports are chosen by looking for free ones, which another program may take before nginx does.
 const ATTEMPTS: usize = 5;
@@ -189,19 +189,6 @@ fn spawn(folder: &Path) -> Child {
     command.spawn().unwrap_or_else(|e| {
         panic!("nginx: {e}; install it (`apt-get install nginx libnginx-mod-stream`), or run `cargo xtask test`, which does")
     })
-}
-
-/// Whether it came to listen before it ended or time was over.
-fn is_ready(child: &mut Child, addresses: &[SocketAddr]) -> bool {
-    let end = Instant::now() + PATIENCE;
-    while Instant::now() < end && child.try_wait().expect("its state").is_none() {
-        if addresses.iter().all(|address| TcpStream::connect_timeout(address, Duration::from_secs(1)).is_ok()) {
-            // It may be another program that listens there, while this one is about to find that out.
-            return child.try_wait().expect("its state").is_none();
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    false
 }
 
 /// Killed, it would leave its workers behind.

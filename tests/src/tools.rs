@@ -2,9 +2,12 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{self, Receiver},
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::PATIENCE;
@@ -138,4 +141,17 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether a server came to listen on all of these addresses before it ended or time was over.
+pub(crate) fn is_ready(child: &mut Child, addresses: &[SocketAddr]) -> bool {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end && child.try_wait().expect("its state").is_none() {
+        if addresses.iter().all(|address| TcpStream::connect_timeout(address, Duration::from_secs(1)).is_ok()) {
+            // It may be another program that listens there, while this one is about to find that out.
+            return child.try_wait().expect("its state").is_none();
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    false
 }

@@ -17,6 +17,7 @@ use conductor_tests::{
     Credentials, Host, HostOptions, Mqtt, PATIENCE, Version, Way,
     certs::{Authority, Identity},
     host::run_refused,
+    http,
     mqtt::{EVERY_TLS_WAY, device, topic},
     tls::{self, TLS12, Trust},
     tools::Program,
@@ -204,18 +205,7 @@ fn the_limits_hold_inside_of_tls_and_before() {
         scope.spawn(|| {
             let mut deaf = host.trust().connect(host.iot).unwrap();
             deaf.sock.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
-            let requests = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
-            let mut full = false;
-            // First the answers fill all buffers on the way, then the host waits for a while, then it has waited enough.
-            until("the host to close the connection", || match deaf.write(requests.as_bytes()) {
-                Ok(_) => None,
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    full = true;
-                    None
-                }
-                Err(_) => Some(()),
-            });
-            assert!(full, "it was not cut for its silence");
+            http::ask_and_never_read(&mut deaf);
         });
         // Meanwhile nobody else waits.
         let session = host.create("default");

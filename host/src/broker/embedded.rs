@@ -27,6 +27,7 @@ use tokio::{
 use super::{
     Admission, Admitted, Broker, BrokerError, Ended, Endpoints, Events, Limits, Refusal,
     census::{Census, Most, Place},
+    check_message,
     connection::{Connection, EndReason, Stay},
     gate::{self, Opening},
     listen,
@@ -36,7 +37,7 @@ use super::{
 use crate::{
     sessions::{SessionId, clock::Clock},
     tls::Tls,
-    tokens::grant::{self, Grant},
+    tokens::grant::Grant,
 };
 
 /// How many closed sessions and kicked clients the gate remembers, for connections that were admitted just before.
@@ -346,22 +347,15 @@ impl EmbeddedBroker {
     }
 
     async fn route(&self, session: SessionId, topic: &str, payload: Bytes, qos: u8, retain: bool) -> Result<(), BrokerError> {
-        if !grant::is_valid_topic(topic) {
-            return Err(BrokerError::Topic(topic.to_owned()));
-        }
+        check_message(topic, &payload, qos, self.limits.packet_bytes)?;
         let qos = match qos {
             0 => QoS::AtMostOnce,
             1 => QoS::AtLeastOnce,
-            2 => QoS::ExactlyOnce,
-            _ => return Err(BrokerError::Failed(format!("there is no QoS {qos}"))),
+            _ => QoS::ExactlyOnce,
         };
-        let (length, most) = (payload.len(), self.limits.packet_bytes);
-        if length > most {
-            return Err(BrokerError::Failed(format!("a message of {length} bytes is longer than {most}")));
-        }
         let keep = retain && !payload.is_empty();
         let Some(room) = self.publishing(session, keep)? else { return Ok(()) };
-        if keep && (length > self.limits.retained_bytes || room.router.retained_store_full(topic).await) {
+        if keep && (payload.len() > self.limits.retained_bytes || room.router.retained_store_full(topic).await) {
             return Err(BrokerError::Failed(format!(
                 "a session retains {} messages of up to {} bytes",
                 self.limits.retained_messages, self.limits.retained_bytes

@@ -5,7 +5,10 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::SystemTime};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use crate::{sessions::SessionId, tokens::grant::Grant};
+use crate::{
+    sessions::SessionId,
+    tokens::grant::{self, Grant},
+};
 
 mod census;
 mod connection;
@@ -138,6 +141,24 @@ pub enum BrokerError {
     /// The broker failed.
     #[error("the MQTT broker failed: {0}")]
     Failed(String),
+}
+
+/// Whether a message of the host's can be one at all: what each broker asks before it looks at itself. `most` is in bytes.
+///
+/// # Errors
+/// [`BrokerError::Topic`]; [`BrokerError::Failed`] for a QoS that there is not and a payload that is too long.
+fn check_message(topic: &str, payload: &[u8], qos: u8, most: usize) -> Result<(), BrokerError> {
+    if !grant::is_valid_topic(topic) {
+        return Err(BrokerError::Topic(topic.to_owned()));
+    }
+    if qos > 2 {
+        return Err(BrokerError::Failed(format!("there is no QoS {qos}")));
+    }
+    let length = payload.len();
+    if length > most {
+        return Err(BrokerError::Failed(format!("a message of {length} bytes is longer than {most}")));
+    }
+    Ok(())
 }
 
 /// The broker of this host.

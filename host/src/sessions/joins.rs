@@ -122,14 +122,7 @@ impl Manager {
 
     /// After the clients of `before` whose grants ended up to `now` were taken out of the session; all of them where it is no more.
     pub(super) fn note_leaving(&self, session: &Arc<Session>, before: &StoredSession, now: u64) {
-        let Some(joins) = self.joins.get() else { return };
-        for client in &before.clients {
-            if let StoredClient::Joined { client_id, expires_at } = client
-                && *expires_at <= now
-            {
-                joins.left(client_id, session, || self.has(session) && session.record().granted_until(client_id).is_some());
-            }
-        }
+        before.expired(now).for_each(|client_id| self.note_leaving_of(session, client_id));
     }
 
     /// Whether this very session is live.

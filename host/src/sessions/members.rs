@@ -33,12 +33,6 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 const EXPIRING_AT_ONCE: usize = 1024;
 
 impl StoredSession {
-    /// Whether the client is in the session's list.
-    #[must_use]
-    pub fn has(&self, client_id: &str) -> bool {
-        self.clients.iter().any(|client| client.client_id() == Some(client_id))
-    }
-
     /// What the client may do, as MQTT topic filters.
     #[must_use]
     pub fn grant(&self, client_id: &str) -> Grant {
@@ -49,7 +43,7 @@ impl StoredSession {
     }
 
     /// The clients whose grant ended up to `now`, in seconds since the Unix epoch.
-    fn expired(&self, now: u64) -> impl Iterator<Item = &str> {
+    pub(super) fn expired(&self, now: u64) -> impl Iterator<Item = &str> {
         self.clients.iter().filter_map(move |client| match client {
             StoredClient::Joined { client_id, expires_at } if *expires_at <= now => Some(&**client_id),
             _ => None,

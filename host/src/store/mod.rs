@@ -95,13 +95,19 @@ impl fmt::Debug for SavedState {
 }
 
 impl StoredSession {
+    /// Whether the client is in the session's list.
+    #[must_use]
+    pub fn has(&self, client_id: &str) -> bool {
+        self.clients.iter().any(|client| client.client_id() == Some(client_id))
+    }
+
     /// Whether a client of this name may join: one that is in the session always may.
     ///
     /// # Errors
     /// [`StoreError::Locked`], [`StoreError::Full`].
     pub fn admits(&self, client_id: &str) -> Result<(), StoreError> {
         let Some(extra) = &self.extra else { return Ok(()) };
-        if self.clients.iter().any(|client| client.client_id() == Some(client_id)) {
+        if self.has(client_id) {
             return Ok(());
         }
         if extra.locked {

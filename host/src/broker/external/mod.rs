@@ -38,11 +38,8 @@ use tokio::{
 };
 
 use self::{desk::Desk, link::Link, outbox::Outgoing, trouble::Trouble};
-use super::{Broker, BrokerError, Ended, Endpoints, Events, Limits};
-use crate::{
-    sessions::SessionId,
-    tokens::grant::{self, Grant},
-};
+use super::{Broker, BrokerError, Ended, Endpoints, Events, Limits, check_message};
+use crate::{sessions::SessionId, tokens::grant::Grant};
 
 pub use settings::{LinkSettings, LinkToken};
 
@@ -89,15 +86,7 @@ impl ExternalBroker {
     }
 
     async fn send(&self, session: SessionId, topic: &str, payload: Bytes, qos: u8, retain: bool) -> Result<(), BrokerError> {
-        if !grant::is_valid_topic(topic) {
-            return Err(BrokerError::Topic(topic.to_owned()));
-        }
-        if qos > 2 {
-            return Err(BrokerError::Failed(format!("there is no QoS {qos}")));
-        }
-        if payload.len() > self.most {
-            return Err(BrokerError::Failed(format!("a message of {} bytes is longer than {}", payload.len(), self.most)));
-        }
+        check_message(topic, &payload, qos, self.most)?;
         let end = Instant::now() + WAIT;
         let mut message = Outgoing { session, topic: topic.to_owned(), payload, qos, retain, tries: 0, answer: None };
         loop {
