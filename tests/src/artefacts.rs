@@ -20,13 +20,16 @@ pub fn folder() -> PathBuf {
     own.parent().and_then(Path::parent).expect("a test lies in target/PROFILE/deps").to_owned()
 }
 
+/// Builds what [`other`] names.
+pub const OTHER_COMMAND: &str = "cargo xtask other-compilers";
+
 /// The host's binary.
 ///
 /// # Panics
 /// When it is missing or older than its sources.
 #[must_use]
 pub fn binary() -> PathBuf {
-    checked(folder().join(format!("conductor-host{EXE_SUFFIX}")))
+    checked(folder().join(format!("conductor-host{EXE_SUFFIX}")), BUILD_COMMAND)
 }
 
 /// A plugin's library, by the crate's name with underscores.
@@ -35,24 +38,33 @@ pub fn binary() -> PathBuf {
 /// When it is missing or older than its sources.
 #[must_use]
 pub fn plugin(library: &str) -> PathBuf {
-    checked(folder().join(format!("{DLL_PREFIX}{library}.{DLL_EXTENSION}")))
+    checked(folder().join(format!("{DLL_PREFIX}{library}.{DLL_EXTENSION}")), BUILD_COMMAND)
+}
+
+/// A plugin of another compiler: `oldest` or `newest`.
+///
+/// # Panics
+/// When it is missing or older than its sources.
+#[must_use]
+pub fn other(compiler: &str) -> PathBuf {
+    let builds = folder().parent().expect("target/PROFILE").join("other-compilers").join(compiler).join("foreign");
+    checked(builds.join(format!("{DLL_PREFIX}plugin_{compiler}.{DLL_EXTENSION}")), OTHER_COMMAND)
 }
 
 /// Cargo writes the list of a file's sources beside it, as a make rule.
-fn checked(file: PathBuf) -> PathBuf {
+fn checked(file: PathBuf, command: &str) -> PathBuf {
+    let modified = |file: &Path| -> SystemTime {
+        let modified = fs::metadata(file).and_then(|metadata| metadata.modified());
+        modified.unwrap_or_else(|e| panic!("{}: {e}; run `{command}`", file.display()))
+    };
     let built = modified(&file);
     let rule = file.with_extension("d");
-    let sources = fs::read_to_string(&rule).unwrap_or_else(|e| panic!("{}: {e}; run `{BUILD_COMMAND}`", rule.display()));
+    let sources = fs::read_to_string(&rule).unwrap_or_else(|e| panic!("{}: {e}; run `{command}`", rule.display()));
     for source in sources_of(&sources) {
         // A source that was deleted since has changed, too.
-        assert!(modified(&source) <= built, "{} is older than {}; run `{BUILD_COMMAND}`", file.display(), source.display());
+        assert!(modified(&source) <= built, "{} is older than {}; run `{command}`", file.display(), source.display());
     }
     file
-}
-
-fn modified(file: &Path) -> SystemTime {
-    let modified = fs::metadata(file).and_then(|metadata| metadata.modified());
-    modified.unwrap_or_else(|e| panic!("{}: {e}; run `{BUILD_COMMAND}`", file.display()))
 }
 
 fn sources_of(rule: &str) -> Vec<PathBuf> {
@@ -78,9 +90,10 @@ mod tests {
         fs::write(&built, "").unwrap();
         fs::write(folder.path().join("built.d"), format!("{}: {}\n", built.display(), source.display())).unwrap();
         fs::File::create(&source).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
-        assert_eq!(checked(built.clone()), built);
-        fs::File::create(&source).unwrap().set_modified(modified(&built) + std::time::Duration::from_secs(9)).unwrap();
-        let refusal = std::panic::catch_unwind(|| checked(built)).unwrap_err();
-        assert!(refusal.downcast_ref::<String>().unwrap().contains("cargo build"));
+        assert_eq!(checked(built.clone(), "make it"), built);
+        let later = fs::metadata(&built).unwrap().modified().unwrap() + std::time::Duration::from_secs(9);
+        fs::File::create(&source).unwrap().set_modified(later).unwrap();
+        let refusal = std::panic::catch_unwind(|| checked(built, "make it")).unwrap_err();
+        assert!(refusal.downcast_ref::<String>().unwrap().ends_with("run `make it`"));
     }
 }

@@ -1,7 +1,10 @@
 //! The project's own commands: `cargo xtask start`, `cargo xtask test`, `cargo xtask bench`.
 
 mod bench;
+mod compilers;
+mod keep;
 mod packages;
+mod semver;
 mod start;
 mod test;
 mod workspace;
@@ -18,6 +21,12 @@ The commands of this repository:
                                 the tests need (Debian, as root), or says what is missing.
   cargo xtask bench [NAME …]    measures size, memory, requests, blocking (all, without a name); takes a few
                                 minutes, needs Linux and wrk.
+  cargo xtask other-compilers   builds a plugin with the oldest compiler that the SDK supports and with a newer one than
+                                ours, for the tests; part of `test`.
+  cargo xtask semver [REV]      compares the public API of the SDK and its contract with that of a revision (of the last
+                                release, without one). Needs cargo-semver-checks.
+  cargo xtask keep-plugins LABEL
+                                builds plugins for tests/abi, where every later host must load them.
 ";
 
 /// What a command ends with: the status of the process, or why it could not do its work.
@@ -35,6 +44,10 @@ fn main() -> ExitCode {
         (Some("start"), arguments) => start::run(arguments),
         (Some("test"), []) => test::run(),
         (Some("bench"), names) => bench::run(names),
+        (Some("other-compilers"), []) => compilers::run(),
+        (Some("semver"), []) => semver::run(None),
+        (Some("semver"), [revision]) => semver::run(Some(revision)),
+        (Some("keep-plugins"), [label]) => keep::run(label),
         (Some(command), _) => {
             eprint!("there is no command {command:?} with these arguments\n\n{HELP}");
             Ok(ExitCode::from(2))

@@ -37,6 +37,9 @@ const TOOLS: &[Tool] = &[
     // Libraries that are no plugins, for this system and for Windows.
     Tool { program: "gcc", debian: "gcc", brew: "gcc" },
     Tool { program: "x86_64-w64-mingw32-gcc", debian: "gcc-mingw-w64-x86-64", brew: "mingw-w64" },
+    // A compiler that is newer than ours, for plugins by others.
+    Tool { program: "/usr/bin/rustc", debian: "rustc-web", brew: "rust" },
+    Tool { program: "/usr/bin/cargo", debian: "cargo-web", brew: "rust" },
     // Judges tokens, and speaks MQTT.
     Tool { program: "python3", debian: "python3", brew: "python" },
     Tool { program: "stdbuf", debian: "coreutils", brew: "coreutils" },
@@ -154,7 +157,7 @@ fn packages(tools: &[&Tool], of: impl Fn(&Tool) -> &'static str) -> Vec<&'static
 }
 
 /// Root, where there is apt-get.
-fn can_install() -> bool {
+pub(crate) fn can_install() -> bool {
     #[cfg(unix)]
     let root = rustix::process::geteuid().is_root();
     #[cfg(not(unix))]
@@ -182,7 +185,8 @@ fn has_python_packages(python: &Path) -> bool {
     succeeds(Command::new(python).args(["-c", PYTHON_CHECK]))
 }
 
-fn succeeds(command: &mut Command) -> bool {
+/// Whether a command ends well; what it says is not shown.
+pub(crate) fn succeeds(command: &mut Command) -> bool {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
@@ -201,7 +205,9 @@ fn make_environment(environment: &PathBuf) -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("{error}. The tests need these Python packages: {}", PYTHON.join(", ")).into())
 }
 
-fn run(command: &mut Command) -> Result<(), Box<dyn Error>> {
+/// # Errors
+/// When it cannot be run or fails; it has said why.
+pub(crate) fn run(command: &mut Command) -> Result<(), Box<dyn Error>> {
     let shown = format!("`{}`", crate::test::shown(command));
     let status = command.stdin(Stdio::null()).status().map_err(|error| format!("{shown}: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("{shown} failed ({status})").into()) }
@@ -218,7 +224,7 @@ mod tests {
         assert!(tools.len() >= named, "{}", tools.len());
         let debian = packages(&TOOLS.iter().collect::<Vec<_>>(), |tool| tool.debian).join(" ");
         let expected = "mosquitto-clients mosquitto nginx libnginx-mod-stream chromium libnss3-tools npm curl gcc gcc-mingw-w64-x86-64 \
-                        python3 coreutils util-linux";
+                        rustc-web cargo-web python3 coreutils util-linux";
         assert_eq!(debian, expected);
         let usual = TOOLS.iter().position(|tool| tool.debian == "coreutils").unwrap();
         assert!(missing(&TOOLS[usual..], &env::var_os("PATH").unwrap()).is_empty());

@@ -19,6 +19,18 @@ const FORMAT: Step = Step { what: "format", arguments: &["fmt", "--all", "--chec
 const LINTS: Step = Step { what: "lints", arguments: &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], needed: false };
 /// With all targets, so that the programs and plugins that the tests start are made by the same build as the tests.
 const BUILD: Step = Step { what: "build", arguments: &["build", "--workspace", "--all-targets"], needed: true };
+/// Needed by one of the tests, which says so where this has failed.
+const OTHER_COMPILERS: Step = Step {
+    what: "plugins by other compilers",
+    arguments: &["run", "--quiet", "--package", "xtask", "--", "other-compilers"],
+    needed: false,
+};
+/// Both crates of the SDK as they would be published, and built from that.
+const PACKAGES: Step = Step {
+    what: "packages of the SDK",
+    arguments: &["package", "--allow-dirty", "--package", "conductor-host-abi", "--package", "conductor-host-sdk"],
+    needed: false,
+};
 const NEXTEST: Step = Step { what: "tests", arguments: &["nextest", "run", "--workspace", "--no-fail-fast"], needed: false };
 const TESTS: Step = Step { what: "tests", arguments: &["test", "--workspace", "--all-targets", "--no-fail-fast"], needed: false };
 const EXAMPLES: Step =
@@ -35,7 +47,7 @@ pub(crate) fn run() -> Outcome {
         TESTS
     };
     let (mut summary, mut failed) = (String::from("\n"), false);
-    for step in [FORMAT, LINTS, BUILD, tests, EXAMPLES, DOCUMENTATION] {
+    for step in [FORMAT, LINTS, BUILD, OTHER_COMPILERS, PACKAGES, tests, EXAMPLES, DOCUMENTATION] {
         let begun = Instant::now();
         let passed = check(&step, &path)?;
         failed |= !passed;
@@ -61,8 +73,7 @@ fn check(step: &Step, path: &OsStr) -> Result<bool, std::io::Error> {
 }
 
 fn has_nextest() -> bool {
-    let found = workspace::cargo().args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    found.is_ok_and(|status| status.success())
+    packages::succeeds(workspace::cargo().args(["nextest", "--version"]))
 }
 
 /// A command as one would type it.

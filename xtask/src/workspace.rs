@@ -20,11 +20,15 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
-    // What cargo tells this program about its package. Build scripts look at some of it, and would make everything anew.
+    forget_package(&mut command);
+    command
+}
+
+/// Takes away what cargo tells this program about its package. Build scripts look at some of it, and would make everything anew.
+pub(crate) fn forget_package(command: &mut Command) {
     for (name, _) in env::vars_os().filter(|(name, _)| is_of_package(&name.to_string_lossy())) {
         command.env_remove(name);
     }
-    command
 }
 
 fn is_of_package(name: &str) -> bool {
@@ -33,9 +37,19 @@ fn is_of_package(name: &str) -> bool {
 
 /// The folder that cargo builds into, wherever that is set.
 pub(crate) fn target() -> Result<PathBuf, Box<dyn Error>> {
+    Ok(metadata()?["target_directory"].as_str().ok_or("`cargo metadata` names no target folder")?.into())
+}
+
+/// What cargo knows of one package of the workspace.
+pub(crate) fn package(name: &str) -> Result<Value, Box<dyn Error>> {
+    let metadata = metadata()?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    Ok(packages.into_iter().find(|package| package["name"] == name).ok_or_else(|| format!("there is no package {name}"))?.clone())
+}
+
+fn metadata() -> Result<Value, Box<dyn Error>> {
     let output = cargo().args(["metadata", "--no-deps", "--format-version", "1"]).stderr(Stdio::inherit()).output()?;
-    let metadata: Value = serde_json::from_slice(&output.stdout).map_err(|error| format!("`cargo metadata` gave no answer: {error}"))?;
-    Ok(metadata["target_directory"].as_str().ok_or("`cargo metadata` names no target folder")?.into())
+    Ok(serde_json::from_slice(&output.stdout).map_err(|error| format!("`cargo metadata` gave no answer: {error}"))?)
 }
 
 /// Files that a build made.

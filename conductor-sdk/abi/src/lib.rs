@@ -23,6 +23,10 @@ pub use async_ffi;
 /// The version of the contract, `major.minor.patch`.
 pub const ABI_VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// The oldest compiler for this crate and for the SDK.
+#[doc(hidden)]
+pub const OLDEST_RUST: &str = env!("CARGO_PKG_RUST_VERSION");
+
 /// The symbol that a plugin exports. Its number is the major version of the contract, so that a file made for another one
 /// can be told by its name, before any of its code runs.
 pub const ENTRY_SYMBOL: &str = "conductor_host_plugin_v1";

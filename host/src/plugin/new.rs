@@ -62,7 +62,7 @@ fn files(name: &str, sdk: &Sdk) -> Vec<(&'static str, String)> {
         text.replace("@name@", name)
             .replace("@library@", &name::library(name))
             .replace("@sdk@", &sdk.dependency())
-            .replace("@rust@", env!("CARGO_PKG_RUST_VERSION"))
+            .replace("@rust@", conductor_abi::OLDEST_RUST)
             .replace("@where_from@", where_from)
             .replace("@ci_needs@\n", ci_needs)
     };

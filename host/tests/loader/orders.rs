@@ -1,0 +1,99 @@
+//! **Every plugin of 1.x in every host of 1.x, in whatever order they come**: plugins of this contract, of the next minor version and of the
+//! first release, in this host and in one of the next minor version; each order in a process of its own, with and without a refused one among them.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::support::{Loader, Plugins, ask, create};
+
+/// Names the files for [`in_a_process_of_its_own`].
+const FILES: &str = "CONDUCTOR_TEST_LOAD";
+const SEPARATOR: &str = "\n";
+/// What the lines that count begin with; the test harness prints others.
+const MARK: &str = "loaded: ";
+
+/// A file, and what each host says of it.
+struct Case {
+    file: PathBuf,
+    this_host: &'static str,
+    next_host: &'static str,
+}
+
+fn cases() -> [Case; 4] {
+    let plugins = Plugins::built();
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("tests/abi/1.0.0/libconductor_default.so");
+    let ours = |file| Case { file, this_host: "\"State\"", next_host: "\"State\" more=None peek=None" };
+    let next_minor = Case {
+        file: plugins.fixture("next_minor"),
+        this_host: "\"1.1.0 state now=42 can_tell=false level=3\"",
+        next_host: "\"1.1.0 state now=43 can_tell=true level=0\" more=Some(11) peek=Some(11)",
+    };
+    let refused = Case {
+        file: plugins.fixture("layout"),
+        this_host: "refused: plugin ",
+        next_host: "refused: its binary contract differs from 1.1.0, first at PluginRoot > manifest > ",
+    };
+    [ours(plugins.real("default")), ours(kept), next_minor, refused]
+}
+
+/// All orders of so many things, and of any part of them.
+fn orders(of: usize) -> Vec<Vec<usize>> {
+    let (mut all, mut begun) = (Vec::new(), vec![Vec::new()]);
+    while let Some(order) = begun.pop() {
+        begun.extend((0..of).filter(|next| !order.contains(next)).map(|next| [&*order, &[next]].concat()));
+        all.push(order);
+    }
+    all.retain(|order| !order.is_empty());
+    all
+}
+
+/// What [`every_order_works_in_this_host`] starts again and again: this host, loading the files that it is given. Without any it has nothing to say.
+#[test]
+fn in_a_process_of_its_own() {
+    let loader = Loader::new();
+    for file in env::var(FILES).iter().flat_map(|files| files.split(SEPARATOR)) {
+        let said = match loader.libraries.load(Path::new(file), None) {
+            Ok(library) => ask(&mut create(&library, &library.manifest().conductors[0].name), "state"),
+            Err(refusal) => format!("refused: {refusal}"),
+        };
+        println!("\n{MARK}{said}");
+    }
+}
+
+#[test]
+fn every_order_works_in_this_host() {
+    let this = env::current_exe().unwrap();
+    every_order(|case| case.this_host, |files| {
+        let mut command = Command::new(&this);
+        command.args(["--exact", "orders::in_a_process_of_its_own", "--nocapture"]).env(FILES, files.join(SEPARATOR));
+        let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        output.lines().filter_map(|line| line.strip_prefix(MARK)).map(str::to_owned).collect()
+    });
+}
+
+#[test]
+fn every_order_works_in_a_host_of_the_next_minor_version() {
+    every_order(|case| case.next_host, |files| {
+        let output = Command::new(Plugins::built().newer_host()).args(files).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+    });
+}
+
+fn every_order(expected: impl Fn(&Case) -> &'static str, load: impl Fn(&[&str]) -> Vec<String>) {
+    let cases = cases();
+    let orders = orders(cases.len());
+    // 4 alone, 12 pairs, 24 of three, 24 of all.
+    assert_eq!(orders.len(), 64);
+    for order in orders {
+        let order: Vec<&Case> = order.into_iter().map(|index| &cases[index]).collect();
+        let files: Vec<_> = order.iter().map(|case| case.file.to_str().unwrap()).collect();
+        let said = load(&files);
+        assert_eq!(said.len(), order.len(), "{files:?}: {said:?}");
+        for (said, case) in said.iter().zip(&order) {
+            assert!(said.starts_with(expected(case)), "{files:?}: {said:?}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Nothing: the plugins of earlier versions are this crate's tests.
