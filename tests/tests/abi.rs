@@ -2,17 +2,24 @@
 //! later 1.x host.** What they are: `tests/abi/README.md`.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use conductor_tests::{
-    Host, HostOptions, Version, Way,
+    Host, HostOptions, Version, Way, artefacts,
     mqtt::{device, topic},
     until,
 };
 use serde_json::{Value, json};
 
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("abi")
+}
+
 fn kept(version: &str, library: &str) -> Value {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("abi").join(version).join(library);
+    let file = folder().join(version).join(library);
     assert!(file.is_file(), "{} is part of the repository", file.display());
     json!(file)
 }
@@ -59,4 +66,97 @@ fn plugins_of_1_0_do_in_this_host_what_they_did_in_theirs() {
     host.create("echo");
     host.stop();
     until("the reason", || host.log().contains("HostStopping").then_some(()));
+}
+
+/// Every `range` that was ever kept, and the one of this build: the plugin with every hook. What is asked of it here, all of them know.
+fn ranges() -> Vec<(String, PathBuf)> {
+    let entries = fs::read_dir(folder()).expect("a folder of this repository").map(|entry| entry.expect("an entry").path());
+    let kept = entries.filter_map(|folder| {
+        let file = folder.join("libconductor_test_range.so");
+        let name = folder.file_name()?.to_string_lossy().replace('.', "_");
+        file.is_file().then_some((name, file))
+    });
+    kept.chain([("this".to_owned(), artefacts::plugin("conductor_test_range"))]).collect()
+}
+
+#[test]
+fn every_hook_and_every_call_of_kept_plugins_is_served() {
+    let ranges = ranges();
+    let options = |options: HostOptions, (name, file): &(String, PathBuf)| options.set(&format!("types.{name}.plugin"), json!(file));
+    let mut host = Host::start(ranges.iter().fold(HostOptions::default(), options));
+    for (name, _) in &ranges {
+        all_of_range(&mut host, name);
+    }
+}
+
+fn all_of_range(host: &mut Host, kind: &str) {
+    let session = host.create(kind);
+    let mut all: Vec<String> = Vec::new();
+    macro_rules! heard {
+        ($last:expr) => {
+            until($last, || {
+                let heard = host.ask(&session, "heard", "");
+                all.extend(heard.as_array().expect("a list").iter().map(|line| line.as_str().expect("a text").to_owned()));
+                all.last().is_some_and(|line| line == $last).then(|| std::mem::take(&mut all))
+            })
+        };
+    }
+    macro_rules! ask {
+        ($what:tt) => {{
+            let answer = host.request(&session, "ask", json!($what));
+            assert_eq!(answer.status, 200, "{kind}: {} {}", json!($what), answer.body);
+        }};
+    }
+    let join = |host: &Host, client: &str| {
+        let body = json!({ "pin": session.pin, "client": client }).to_string();
+        conductor_tests::request(host.iot, "POST", &format!("/v1/sessions/{}/join", session.id), &[], &body).status
+    };
+    // create, a timer and a label out of it, joining.
+    assert_eq!(heard!("timer birth"), ["create", "timer birth"], "{kind}");
+    assert_eq!(host.show(&session).json()["labels"]["made"], "yes");
+    assert_eq!((join(host, "mallory"), join(host, "listener")), (403, 200));
+    // connected, message both ways, to one client, grants, disconnected.
+    let mut ann = device(host, &session, "ann", Version::V5, Way::Tcp);
+    assert!(ann.subscribe(&topic(&session, "#"), 1) && ann.publish(&topic(&session, "buzz"), "1", 1, false));
+    assert_eq!(ann.heard(), (topic(&session, "buzz"), "1".to_owned()));
+    ask!({"publish": ["news", "2"]});
+    assert_eq!(ann.heard(), (topic(&session, "news"), "2".to_owned()));
+    ask!({"publish_to": ["ann", "hand", "3"]});
+    assert_eq!(ann.heard(), (topic(&session, "to/ann/hand"), "3".to_owned()));
+    ask!({"grant": ["ann", ["stage/#"], []]});
+    assert!(!ann.publish(&topic(&session, "buzz"), "no more", 1, false));
+    ann.disconnect();
+    let expected = ["joining mallory", "joining listener", "joining ann", "connected ann", "message ann buzz 1", "disconnected ann"];
+    assert_eq!(heard!("disconnected ann"), expected, "{kind}");
+    // left, and who may join.
+    assert_eq!(host.ask(&session, "grants", ""), json!(["ann", "listener"]));
+    ask!({"kick": "listener"});
+    assert_eq!(heard!("left listener Kicked"), ["left listener Kicked"], "{kind}");
+    ask!({"lock": true});
+    assert_eq!(join(host, "bob"), 403);
+    ask!({"lock": false});
+    ask!({"max_clients": 1});
+    assert_eq!(join(host, "bob"), 403);
+    ask!({"max_clients": 9});
+    ask!({"labels": {"phase": "two"}});
+    assert_eq!(host.show(&session).json()["labels"], json!({"phase": "two"}));
+    // An error in a hook, and timers.
+    ask!({"once": ["gone", 60_000]});
+    ask!({"cancel_timer": "gone"});
+    ask!({"fail_at": "timer"});
+    ask!({"once": ["fails", 5]});
+    ask!({"once": ["second", 30]});
+    assert_eq!(heard!("timer second"), ["timer second"], "{kind}");
+    // State and timers over a restart; close, from within.
+    ask!({"save": 4});
+    ask!({"every": ["beat", 100]});
+    host.kill();
+    host.start_again();
+    assert_eq!(heard!("timer beat")[..2], ["restore 4 version 7", "timer beat"], "{kind}");
+    assert_eq!((host.ask(&session, "score", ""), host.show(&session).json()["labels"]["phase"].clone()), (json!(4), json!("two")));
+    let mut bob = device(host, &session, "bob", Version::V5, Way::Tcp);
+    assert!(bob.subscribe(&topic(&session, "closed"), 1));
+    ask!("close");
+    assert_eq!(bob.heard(), (topic(&session, "closed"), "Conductor".to_owned()));
+    bob.gone();
 }

@@ -99,9 +99,7 @@ impl FakeHost {
                 let name = call.subject.to_string();
                 rules::publish(&name, meta.qos).map_err(refused)?;
                 let client = Some(call.client.to_string()).filter(|client| !client.is_empty());
-                if let Some(client) = &client
-                    && !state.has(client)
-                {
+                if let Some(client) = client.as_ref().filter(|client| !state.has(client)) {
                     return Err(nobody(client));
                 }
                 let payload = call.body.to_vec();

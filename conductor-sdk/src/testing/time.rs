@@ -29,9 +29,7 @@ impl Rig {
             let timer = lock(&self.state).next_timer(end).map(|(due, _)| due);
             if self.wake_next(timer.unwrap_or(end)) {
                 self.run_tasks();
-            } else if let Some(due) = timer
-                && !self.is_closed()
-            {
+            } else if let Some(due) = timer.filter(|_| !self.is_closed()) {
                 {
                     let now = &mut lock(&self.state).now;
                     *now = due.max(*now);
