@@ -36,6 +36,13 @@ fn plugins_of_other_compilers_do_all_that_plugins_do() {
     assert_eq!((&built[0]["at"], &built[0]["debug_assertions"], &built[0]["allocator"]), (&json!("s"), &json!(false), &json!(false)));
     assert_eq!((&built[1]["at"], &built[1]["debug_assertions"], &built[1]["allocator"]), (&json!("3"), &json!(true), &json!(true)));
 
+    // What they have is told apart from what they have not, by any compiler.
+    let types = host.admin("/v1/types").json();
+    for kind in ["oldest", "newest"] {
+        let shown = types["items"].as_array().unwrap().iter().find(|item| item["type"] == kind).unwrap();
+        assert_eq!(shown["hooks"], json!(["joining", "message", "timer", "close"]), "{kind}");
+    }
+
     for (session, _) in &sessions {
         talks(&host, session);
     }

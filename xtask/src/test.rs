@@ -122,6 +122,31 @@ mod tests {
     }
 
     #[test]
+    fn plugins_have_no_unsafe_code() {
+        let crates = ["plugins", "tests/plugins"].map(|folder| workspace::root().join(folder));
+        let folders = crates.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
+        let sources = folders.flat_map(|folder| [folder.join("src/lib.rs"), folder.join("lib.rs")]).filter(|file| file.exists());
+        // This one is made of the contract's own source, in another version.
+        let sources = sources.filter(|file| !file.ends_with("variant/lib.rs"));
+        let sources: Vec<_> = sources.chain([workspace::root().join("host/src/plugin/new/lib.rs")]).collect();
+        assert!(sources.len() >= 7, "{sources:?}");
+        for source in sources {
+            let text = std::fs::read_to_string(&source).unwrap();
+            assert!(text.lines().any(|line| line == "#![forbid(unsafe_code)]"), "{} does not forbid unsafe code", source.display());
+        }
+    }
+
+    #[test]
+    fn the_published_crates_have_the_licences_in_them() {
+        for name in ["LICENSE-MIT", "LICENSE-APACHE"] {
+            let text = std::fs::read(workspace::root().join(name)).unwrap();
+            for folder in ["conductor-sdk", "conductor-sdk/abi"] {
+                assert_eq!(std::fs::read(workspace::root().join(folder).join(name)).unwrap(), text, "{folder}/{name}");
+            }
+        }
+    }
+
+    #[test]
     fn the_plugin_of_the_readmes_is_the_one_that_is_compiled() {
         let read = |file: &str| std::fs::read_to_string(workspace::root().join(file)).unwrap();
         let front_page = read("conductor-sdk/src/lib.rs");
