@@ -87,11 +87,11 @@ impl From<Refused> for Problem {
 impl From<services::Refused> for Problem {
     fn from(refused: services::Refused) -> Self {
         let text = refused.to_string();
-        let (name, trouble) = match refused {
+        let trouble = match refused {
             services::Refused::NoSuchService { known, .. } => {
                 return Self::new(StatusCode::NOT_FOUND, "service_not_found", text).with("known", known);
             }
-            services::Refused::Service { name, trouble } => (name, trouble),
+            services::Refused::Service { trouble, .. } => trouble,
         };
         match trouble {
             // The same statuses and codes as a session's, in words that fit.
@@ -99,9 +99,9 @@ impl From<services::Refused> for Problem {
                 let problem = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "service_error", message);
                 problem.with("service", json!({ "code": code, "data": data }))
             }
-            Trouble::Closed => Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", format!("the service {name} is closed")),
+            Trouble::Closed => Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", text),
             Trouble::UnknownMethod(_) | Trouble::InvalidParams(_) | Trouble::Internal(_) => trouble.into(),
-            trouble => Self { detail: format!("the service {name}: {}", services::why(&trouble)), ..trouble.into() },
+            trouble => Self { detail: text, ..trouble.into() },
         }
     }
 }

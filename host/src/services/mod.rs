@@ -6,8 +6,6 @@
 mod calls;
 mod event;
 mod service;
-#[cfg(test)]
-mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -53,7 +51,7 @@ pub enum Refused {
         known: Vec<String>,
     },
     /// It did not.
-    #[error("the service {name}: {trouble}")]
+    #[error("the service {name}: {}", why(.trouble))]
     Service {
         /// Which.
         name: String,
@@ -79,10 +77,9 @@ impl Services {
         let world = manager.world().clone();
         let list = wanted.into_iter().map(|wanted| (wanted.name.clone(), Service::new(wanted, &world))).collect();
         let services = Arc::new(Self { world, list: RwLock::new(list), changing: Mutex::default() });
-        if !services.all().is_empty() {
-            manager.ears.set(services.clone());
-            services.listen();
-        }
+        // Also where there are none: one may be added.
+        manager.ears.set(services.clone());
+        services.listen();
         services
     }
 
