@@ -348,7 +348,7 @@ pub trait Conductor: Send + Sized + 'static {
 pub(crate) struct Absent<T>(PhantomData<fn() -> T>);
 
 impl<T> Absent<T> {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(PhantomData)
     }
 }

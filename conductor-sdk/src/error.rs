@@ -110,6 +110,22 @@ impl Error {
         self.code == code::CLOSED
     }
 
+    /// Whether a service named a session that is not there, or not any more. (Of [`Host`](crate::Host) alone.)
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// # async fn f(host: &Host, id: &str) -> Result<()> {
+    /// match host.publish(id, "news", "hello").await {
+    ///     Err(error) if error.is_no_such_session() => tracing::info!("session {id} has ended meanwhile"),
+    ///     other => other?,
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn is_no_such_session(&self) -> bool {
+        self.code == code::NO_SUCH_SESSION
+    }
+
     /// Whether the host is older than the SDK and does not know what was asked, so that the conductor must do without it. Nothing was changed.
     ///
     /// ```

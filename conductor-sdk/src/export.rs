@@ -1,5 +1,7 @@
 //! From the trait to the binary contract.
 
+mod service;
+
 use std::{future::Future, pin::Pin, sync::Arc};
 
 use conductor_abi::{
@@ -15,8 +17,10 @@ use crate::{
     error::into_failure, guard, logging, methods::parse,
 };
 
+pub use service::offer_service;
+
 /// Exports conductors under the names that settings use, as the entry of this library. Once per crate, whose `Cargo.toml`
-/// says `crate-type = ["cdylib"]`.
+/// says `crate-type = ["cdylib"]`. [`export_plugin!`] does the same for services, too.
 ///
 /// ```
 /// use conductor_sdk::prelude::*;
@@ -33,6 +37,43 @@ use crate::{
 #[macro_export]
 macro_rules! export_conductors {
     ($($name:literal => $conductor:ty),+ $(,)?) => {
+        $crate::export_plugin! { conductors { $($name => $conductor),+ } }
+    };
+}
+
+/// Exports conductors and services under the names that settings use, as the entry of this library; either block may be left out, and no name
+/// may be there twice. Once per crate, whose `Cargo.toml` says `crate-type = ["cdylib"]`.
+///
+/// ```
+/// use conductor_sdk::prelude::*;
+///
+/// struct Lamp;
+/// impl Conductor for Lamp {
+///     type Config = ();
+///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) }
+/// }
+///
+/// struct Census;
+/// impl Service for Census {
+///     type Config = ();
+///     async fn create(_: &Host, _: ()) -> Result<Self> { Ok(Census) }
+/// }
+///
+/// export_plugin! {
+///     conductors { "lamp" => Lamp }
+///     services { "census" => Census }
+/// }
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! export_plugin {
+    () => {
+        compile_error!("a plugin offers conductors { \"name\" => Type } or services { \"name\" => Type }");
+    };
+    (
+        $(conductors { $($name:literal => $conductor:ty),+ $(,)? })?
+        $(services { $($service_name:literal => $service:ty),+ $(,)? })?
+    ) => {
         const _: () = {
             #[cfg(not(panic = "unwind"))]
             compile_error!("conductor plugins must be built with panic = \"unwind\": only then can the host survive a panic in one");
@@ -43,7 +84,12 @@ macro_rules! export_conductors {
                 fn offers() -> &'static [::std::boxed::Box<dyn $crate::__private::Offer>] {
                     static OFFERS: ::std::sync::OnceLock<::std::vec::Vec<::std::boxed::Box<dyn $crate::__private::Offer>>> =
                         ::std::sync::OnceLock::new();
-                    OFFERS.get_or_init(|| ::std::vec![$($crate::__private::offer::<$conductor>($name)),+])
+                    OFFERS.get_or_init(|| {
+                        ::std::vec![
+                            $($($crate::__private::offer::<$conductor>($name),)+)?
+                            $($($crate::__private::offer_service::<$service>($service_name),)+)?
+                        ]
+                    })
                 }
             }
 
@@ -63,15 +109,19 @@ pub trait Offers: 'static {
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// One conductor under its name.
+/// One conductor, or one service, under its name.
 pub trait Offer: Send + Sync {
     /// What settings call it.
     fn name(&self) -> &'static str;
+    /// Whether it is a service.
+    fn is_service(&self) -> bool {
+        false
+    }
     /// Its entry in the manifest.
     fn manifest(&self) -> ConductorManifest;
     /// Whether `config` (JSON) fits.
     fn check_config(&self, config: &[u8]) -> Result<()>;
-    /// Makes it for a session.
+    /// Makes it for a session; a service for the whole host.
     fn create(&self, session: Session, config: &[u8], saved: Option<Saved>) -> BoxFuture<Result<ConductorObj>>;
 }
 
@@ -89,7 +139,7 @@ pub fn offer<C: Conductor>(name: &'static str) -> Box<dyn Offer> {
 fn parse_config<T: serde::de::DeserializeOwned + 'static>(config: &[u8]) -> Result<T> {
     let none = std::any::TypeId::of::<T>() == std::any::TypeId::of::<()>();
     if none && !matches!(config, b"" | b"{}" | b"null") {
-        return Err(Error::of(code::INVALID_CONFIG, "this conductor takes no config"));
+        return Err(Error::of(code::INVALID_CONFIG, "it takes no config"));
     }
     parse(config, code::INVALID_CONFIG, "the config does not fit")
 }
@@ -213,7 +263,9 @@ impl<T: Offers> Entry<T> {
     fn find(name: &str) -> Result<&'static dyn Offer> {
         let offers = guard::scope(None, T::offers)?;
         let found = offers.iter().find(|offer| offer.name() == name);
-        found.map(|offer| &**offer).ok_or_else(|| Error::of(code::REFUSED, format!("this plugin offers no conductor {name:?}")))
+        found
+            .map(|offer| &**offer)
+            .ok_or_else(|| Error::of(code::REFUSED, format!("this plugin offers no conductor and no service {name:?}")))
     }
 }
 
@@ -224,7 +276,10 @@ impl<T: Offers> PluginEntry for Entry<T> {
             let mut manifest = Manifest::default();
             manifest.abi = ABI_VERSION.to_owned();
             manifest.sdk = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned();
-            manifest.conductors = T::offers().iter().map(|offer| offer.manifest()).collect();
+            for offer in T::offers() {
+                let offers = if offer.is_service() { &mut manifest.services } else { &mut manifest.conductors };
+                offers.push(offer.manifest());
+            }
             manifest
         });
         reply(manifest.and_then(|manifest| Ok(serde_json::to_vec(&manifest)?)))

@@ -53,6 +53,10 @@
 //!
 //! Test it without a host: the feature `testing` has a rig that drives the very object that the host would.
 //!
+//! # Services
+//! A plugin may offer [`Service`]s beside conductors or instead of them: app-wide objects without a session, with an administrator's rights,
+//! made when the host starts. See there, and [`export_plugin!`].
+//!
 //! # Order, threads, errors, delivery
 //! - **Order.** `create` (or `restore`) comes first and `close` last; between them events come in the order in which they happened to the
 //!   session, one at a time. `joining` comes before that client's `connected`, a last will before `disconnected`, `left` after the last of them
@@ -80,11 +84,14 @@ mod error;
 mod export;
 mod grants;
 mod guard;
+mod host;
 mod logging;
 mod members;
 mod message;
 mod methods;
+mod service;
 mod session;
+mod sessions;
 mod state;
 mod task;
 #[cfg(feature = "testing")]
@@ -93,9 +100,12 @@ pub mod testing;
 pub use conductor::Conductor;
 pub use error::{Error, Result};
 pub use grants::{Grants, Join, Joining, Leave, Left};
+pub use host::Host;
 pub use message::{Client, CloseReason, Link, Message};
 pub use methods::Methods;
+pub use service::Service;
 pub use session::{Publish, Session};
+pub use sessions::{NewSession, SessionClosed, SessionInfo, SessionOpened, SessionState};
 pub use state::{Save, Saved, Timer};
 pub use task::{Task, TaskOutput};
 
@@ -113,16 +123,16 @@ pub use tracing;
 /// ```
 pub mod prelude {
     pub use crate::{
-        Client, CloseReason, Conductor, Error, Grants, Join, Joining, Leave, Left, Link, Message, Methods, Result, Saved, Session, Task,
-        Timer, export_conductors, tracing,
+        Client, CloseReason, Conductor, Error, Grants, Host, Join, Joining, Leave, Left, Link, Message, Methods, NewSession, Result, Saved,
+        Service, Session, SessionClosed, SessionInfo, SessionOpened, SessionState, Task, Timer, export_conductors, export_plugin, tracing,
     };
     pub use schemars::JsonSchema;
     pub use serde::{Deserialize, Serialize};
 }
 
-/// For `export_conductors!` alone; not part of the API.
+/// For `export_plugin!` alone; not part of the API.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::export::{Entry, Offer, Offers, offer};
+    pub use crate::export::{Entry, Offer, Offers, offer, offer_service};
     pub use conductor_abi::{abi_stable::library::LibHeader, contract::header};
 }

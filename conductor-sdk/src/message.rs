@@ -248,6 +248,8 @@ pub enum CloseReason {
     Expired,
     /// The host stops; the session stays stored and its conductor is made again at the next start.
     HostStopping,
+    /// A newer build of the plugin takes the place of the service.
+    Replaced,
     /// A reason that this version of the SDK does not know.
     Other,
 }
@@ -259,6 +261,7 @@ impl CloseReason {
             wire::close::CONDUCTOR => Self::Conductor,
             wire::close::EXPIRED => Self::Expired,
             wire::close::HOST_STOPPING => Self::HostStopping,
+            wire::close::REPLACED => Self::Replaced,
             _ => Self::Other,
         }
     }
@@ -270,6 +273,7 @@ impl CloseReason {
             Self::Conductor => wire::close::CONDUCTOR,
             Self::Expired => wire::close::EXPIRED,
             Self::HostStopping => wire::close::HOST_STOPPING,
+            Self::Replaced => wire::close::REPLACED,
             Self::Other => "other",
         }
     }

@@ -9,36 +9,37 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{Error, Result, Session};
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-type Call<C> = Box<dyn for<'a> Fn(&'a mut C, &'a Session, &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>>> + Send + Sync>;
+type Call<C, H> = Box<dyn for<'a> Fn(&'a mut C, &'a H, &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>>> + Send + Sync>;
 
-/// A plain async method `async fn(&mut self, &Session, P) -> Result<R>`: what [`Methods::on`] takes. Not to be named outside of
+/// A plain async method `async fn(&mut self, &Session, P) -> Result<R>` (a service's: with `&Host`): what [`Methods::on`] takes. Not to be named outside of
 /// this crate, so that other kinds of methods can come later.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no method of a conductor",
     label = "expected an `async fn(&mut self, &Session, P) -> Result<R>` whose future is `Send`"
 )]
-pub trait Handler<'a, C: 'a, P, R>: Send + Sync {
+pub trait Handler<'a, C: 'a, H: 'a, P, R>: Send + Sync {
     /// What it returns.
     type Future: Future<Output = Result<R>> + Send + 'a;
 
     /// Calls it.
-    fn call(&self, conductor: &'a mut C, session: &'a Session, params: P) -> Self::Future;
+    fn call(&self, conductor: &'a mut C, handle: &'a H, params: P) -> Self::Future;
 }
 
-impl<'a, C, P, R, F, Fut> Handler<'a, C, P, R> for F
+impl<'a, C, H, P, R, F, Fut> Handler<'a, C, H, P, R> for F
 where
     C: 'a,
-    F: Fn(&'a mut C, &'a Session, P) -> Fut + Send + Sync,
+    H: 'a,
+    F: Fn(&'a mut C, &'a H, P) -> Fut + Send + Sync,
     Fut: Future<Output = Result<R>> + Send + 'a,
 {
     type Future = Fut;
 
-    fn call(&self, conductor: &'a mut C, session: &'a Session, params: P) -> Fut {
-        self(conductor, session, params)
+    fn call(&self, conductor: &'a mut C, handle: &'a H, params: P) -> Fut {
+        self(conductor, handle, params)
     }
 }
 
-/// The methods of a conductor by name, with the JSON Schema of what they take and give.
+/// The methods of a conductor (or, with [`Host`](crate::Host) in place of [`Session`], of a service) by name, with the JSON Schema of what they take and give.
 ///
 /// ```
 /// # use conductor_sdk::prelude::*;
@@ -50,22 +51,22 @@ where
 /// let methods = Methods::new().on("add", Counter::add).on("reset", Counter::reset);
 /// assert_eq!(methods.names().collect::<Vec<_>>(), ["add", "reset"]);
 /// ```
-pub struct Methods<C> {
-    by_name: BTreeMap<&'static str, Method<C>>,
+pub struct Methods<C, H = Session> {
+    by_name: BTreeMap<&'static str, Method<C, H>>,
     order: Vec<&'static str>,
 }
 
-struct Method<C> {
-    call: Call<C>,
+struct Method<C, H> {
+    call: Call<C, H>,
     manifest: MethodManifest,
 }
 
-impl<C: Send + 'static> Methods<C> {
+impl<C: Send + 'static, H: Sync + 'static> Methods<C, H> {
     /// None yet.
     ///
     /// ```
     /// # struct Counter(u64);
-    /// let none = conductor_sdk::Methods::<Counter>::new();
+    /// let none: conductor_sdk::Methods<Counter> = conductor_sdk::Methods::new();
     /// assert_eq!(none.names().count(), 0);
     /// ```
     #[must_use]
@@ -91,16 +92,16 @@ impl<C: Send + 'static> Methods<C> {
     /// let methods = Methods::new().on("go", Robot::go);
     /// ```
     #[must_use]
-    pub fn on<P, R, H>(mut self, name: &'static str, method: H) -> Self
+    pub fn on<P, R, M>(mut self, name: &'static str, method: M) -> Self
     where
         P: DeserializeOwned + JsonSchema + Send + 'static,
         R: Serialize + JsonSchema + Send + 'static,
-        H: for<'a> Handler<'a, C, P, R> + Copy + 'static,
+        M: for<'a> Handler<'a, C, H, P, R> + Copy + 'static,
     {
-        let call: Call<C> = Box::new(move |conductor, session, body| {
+        let call: Call<C, H> = Box::new(move |conductor, handle, body| {
             Box::pin(async move {
                 let params = parse::<P>(body, code::INVALID_PARAMS, "the parameters do not fit")?;
-                let result = method.call(conductor, session, params).await?;
+                let result = method.call(conductor, handle, params).await?;
                 serde_json::to_vec(&result).map_err(|e| Error::of(code::INTERNAL, format!("the result cannot be JSON: {e}")))
             })
         });
@@ -118,16 +119,16 @@ impl<C: Send + 'static> Methods<C> {
     ///
     /// ```
     /// # struct Counter(u64);
-    /// # let methods = conductor_sdk::Methods::<Counter>::new();
+    /// # let methods: conductor_sdk::Methods<Counter> = conductor_sdk::Methods::new();
     /// assert!(methods.names().all(|name| !name.is_empty()));
     /// ```
     pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.order.iter().copied()
     }
 
-    pub(crate) async fn call<'a>(&'a self, conductor: &'a mut C, session: &'a Session, name: &'a str, body: &'a [u8]) -> Result<Vec<u8>> {
+    pub(crate) async fn call<'a>(&'a self, conductor: &'a mut C, handle: &'a H, name: &'a str, body: &'a [u8]) -> Result<Vec<u8>> {
         match self.by_name.get(name) {
-            Some(method) => (method.call)(conductor, session, body).await,
+            Some(method) => (method.call)(conductor, handle, body).await,
             None => {
                 let known = self.order.join(", ");
                 Err(Error::of(code::UNKNOWN_METHOD, format!("there is no method {name:?}; known are: {known}")))
@@ -147,13 +148,13 @@ pub(crate) fn parse<T: DeserializeOwned + 'static>(body: &[u8], code: i32, what:
     serde_json::from_slice(text).map_err(|e| Error::of(code, format!("{what}: {e}")))
 }
 
-impl<C: Send + 'static> Default for Methods<C> {
+impl<C: Send + 'static, H: Sync + 'static> Default for Methods<C, H> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<C> fmt::Debug for Methods<C> {
+impl<C, H> fmt::Debug for Methods<C, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Methods").field(&self.order).finish()
     }

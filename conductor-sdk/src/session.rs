@@ -87,15 +87,6 @@ impl Session {
         }
     }
 
-    /// For calls that the contract says are ready at the first poll.
-    fn call_now(&self, kind: &str) -> Result<RVec<u8>> {
-        let call = pin!(self.call(kind, "", "", &[], &[]));
-        match call.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(reply) => reply,
-            Poll::Pending => Err(Error::of(code::INTERNAL, format!("the host did not answer {kind:?} at once"))),
-        }
-    }
-
     /// The session's id: decimal digits, leading zeros kept. Every topic of the session begins with `/{id}/`.
     ///
     /// ```
@@ -129,7 +120,7 @@ impl Session {
     /// ```
     #[must_use]
     pub fn now(&self) -> SystemTime {
-        let millis = self.call_now(call::NOW).and_then(|reply| Ok(serde_json::from_slice::<u64>(&reply)?));
+        let millis = call_now(self, call::NOW, &[]).and_then(|reply| Ok(serde_json::from_slice::<u64>(&reply)?));
         match millis {
             Ok(millis) => SystemTime::UNIX_EPOCH + Duration::from_millis(millis),
             Err(error) => {
@@ -217,7 +208,7 @@ impl Session {
     /// ```
     #[must_use]
     pub fn clients(&self) -> Vec<Client> {
-        let clients = self.call_now(call::CLIENTS).and_then(|reply| Ok(serde_json::from_slice::<Vec<ClientInfo>>(&reply)?));
+        let clients = call_now(self, call::CLIENTS, &[]).and_then(|reply| Ok(serde_json::from_slice::<Vec<ClientInfo>>(&reply)?));
         match clients {
             Ok(clients) => clients.into_iter().map(Client::new).collect(),
             Err(error) => {
@@ -307,6 +298,15 @@ impl Session {
     }
 }
 
+/// For calls that the contract says are ready at the first poll.
+pub(crate) fn call_now(session: &Session, kind: &str, meta: &[u8]) -> Result<RVec<u8>> {
+    let call = pin!(session.call(kind, "", "", meta, &[]));
+    match call.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(reply) => reply,
+        Poll::Pending => Err(Error::of(code::INTERNAL, format!("the host did not answer {kind:?} at once"))),
+    }
+}
+
 pub(crate) fn to_json(meta: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(meta).map_err(|e| Error::of(code::INTERNAL, e.to_string()))
 }
@@ -317,7 +317,8 @@ impl fmt::Debug for Session {
     }
 }
 
-/// A message about to be sent: made by [`Session::publish`] and [`Session::publish_to`], sent by `.await`.
+/// A message about to be sent: made by [`Session::publish`] and [`Session::publish_to`] (a service's: by those of
+/// [`Host`](crate::Host)), sent by `.await`.
 ///
 /// ```
 /// # use conductor_sdk::prelude::*;
@@ -337,6 +338,12 @@ pub struct Publish<'a> {
 }
 
 impl Publish<'_> {
+    /// In the session of this id: a service's message.
+    pub(crate) fn within(mut self, session: &str) -> Self {
+        self.meta.session = Some(session.to_owned());
+        self
+    }
+
     /// MQTT quality of service: 0 (the default), 1 or 2.
     ///
     /// ```
@@ -373,7 +380,8 @@ impl<'a> IntoFuture for Publish<'a> {
             if self.client == Some("") {
                 return Err(Error::of(code::REFUSED, "a message to one client needs that client's name"));
             }
-            let meta = if self.meta.qos == 0 && !self.meta.retain { Vec::new() } else { to_json(&self.meta)? };
+            let PublishMeta { qos, retain, session, .. } = &self.meta;
+            let meta = if *qos == 0 && !retain && session.is_none() { Vec::new() } else { to_json(&self.meta)? };
             self.session.call(wire::call::PUBLISH, self.name, self.client.unwrap_or_default(), &meta, &self.payload).await.map(drop)
         })
     }

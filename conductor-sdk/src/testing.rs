@@ -5,6 +5,7 @@
 
 mod fake;
 mod members;
+mod service;
 mod time;
 
 use std::{
@@ -23,6 +24,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::fake::{FakeHost, State, lock};
+pub use self::service::{Announced, Asked, ServiceRig};
 use crate::{CloseReason, Conductor, Error, Result, Saved, Session, error::from_failure, export, guard, logging};
 
 /// A message that the conductor sent.

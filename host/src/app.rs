@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use conductor_abi::abi_stable::std_types::RErr;
-use serde_json::{Value, json, value::RawValue};
+use conductor_abi::{abi_stable::std_types::RErr, wire::ConductorManifest};
+use serde_json::{Map, Value, json, value::RawValue};
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 use tracing::level_filters::LevelFilter;
 
@@ -19,12 +19,13 @@ use crate::{
     broker::{Broker, EmbeddedBroker, Endpoints, ExternalBroker, LinkSettings, LinkToken, NoBroker},
     conductors::{
         catalog::{Catalog, Plugin, Type},
-        library::Libraries,
+        library::{Libraries, Library},
         pool::Pool,
         services::LibraryHost,
     },
     config::{self, BrokerKind, Settings, TokenMode},
     http::{Ports, admin, iot, serve},
+    services::{Services, Wanted},
     sessions::{
         Manager,
         clock::Clock,
@@ -71,7 +72,7 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
         // Left by a host that was killed: nobody must take its addresses for ours.
         remove_ready_file(file)?;
     }
-    let (types, missing_plugins) = load_types(runtime, settings)?;
+    let (types, wanted_services, missing_plugins) = load_plugins(runtime, settings)?;
     let tokens = match settings.token.mode {
         TokenMode::Signed => {
             let key = SigningKey::load_or_create(&settings.token.key, true)?;
@@ -106,8 +107,10 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
             manager,
             counts: Counts::default(),
         });
+        let services = Services::new(&manager, wanted_services);
         let ports = Arc::new(Ports {
             manager: manager.clone(),
+            services: services.clone(),
             tokens: tokens.clone(),
             username: settings.mqtt.username,
             mqtt_public_url: settings.mqtt.public_url.clone(),
@@ -133,6 +136,19 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
         }
         let addresses = addresses(&admin, &iot, &*broker)?;
         manager.start();
+        let started = services.start().await;
+        let end_in_order = async || {
+            // While services close, they still reach the sessions.
+            services.stop().await;
+            manager.stop().await;
+        };
+        if let Err(failed) = started {
+            end_in_order().await;
+            broker.shutdown().await;
+            store.shutdown().await;
+            pool.stop();
+            return Err(failed.join("; ").into());
+        }
         let (stop, stopping) = watch::channel(false);
         let (stop_admin, stopping_admin) = watch::channel(false);
         let mqtt = embedded.as_ref().map(EmbeddedBroker::websocket_router);
@@ -155,7 +171,7 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
             }
             stop.send_replace(true);
             // A task that panicked has nothing under way any more; hence the results that are not looked at.
-            let _ = tokio::join!(manager.stop(), iot, main_loop);
+            let _ = tokio::join!(end_in_order(), iot, main_loop);
             broker.shutdown().await;
             store.shutdown().await;
             // Last, so that it can say until the end that the host is draining.
@@ -218,8 +234,8 @@ fn reload_on_hangup(_runtime: &Runtime, _tls: Option<Arc<Tls>>) -> io::Result<()
     Ok(())
 }
 
-/// Loads the plugin of each type. What a type that is not required lacks is told beside.
-fn load_types(runtime: &Runtime, settings: &Settings) -> Result<(Vec<Type>, Vec<String>), Failed> {
+/// Loads the plugins of all types and services. What a type that is not required lacks is told beside.
+fn load_plugins(runtime: &Runtime, settings: &Settings) -> Result<(Vec<Type>, Vec<Wanted>, Vec<String>), Failed> {
     let libraries = LibraryHost::libraries(settings.state.dir.join("plugins"), log_level());
     let (mut types, mut missing, mut fatal) = (Vec::new(), Vec::new(), Vec::new());
     for (name, wanted) in &settings.types {
@@ -235,23 +251,56 @@ fn load_types(runtime: &Runtime, settings: &Settings) -> Result<(Vec<Type>, Vec<
         });
         types.push(Type { name: name.as_str().into(), plugin, deadline: wanted.deadline, lane: Arc::default() });
     }
+    let services = settings.services.iter().map(|(name, wanted)| {
+        let plugin = load_service(runtime, &libraries, name, wanted).map(Arc::new).map_err(|reason| {
+            let text = format!("service {name}: {reason}");
+            if wanted.required {
+                fatal.push(text);
+            }
+            reason.into()
+        });
+        Wanted { name: name.as_str().into(), plugin, deadline: wanted.deadline, required: wanted.required }
+    });
+    let services = services.collect();
     if !fatal.is_empty() {
         return Err(fatal.join("; ").into());
     }
     if let Err(error) = libraries.remove_unused_copies() {
         tracing::warn!(%error, "copies of earlier builds of plugins stay in the state folder");
     }
-    Ok((types, missing))
+    Ok((types, services, missing))
 }
 
 fn load_plugin(runtime: &Runtime, libraries: &Libraries, name: &str, wanted: &config::Type) -> Result<Plugin, String> {
     let library = libraries.load(&wanted.plugin, None).map_err(|refusal| refusal.to_string())?;
     let manifest = library.choose_conductor(wanted.conductor.as_deref(), name).map_err(|refusal| refusal.to_string())?.clone();
-    let config = wanted.config.as_ref().map_or_else(|| "{}".to_owned(), |config| Value::Object(config.clone()).to_string());
+    let plugin = configured(runtime, library, manifest, &format!("types.{name}.config"), wanted.config.as_ref())?;
+    let library = &plugin.library;
+    tracing::info!(r#type = name, conductor = plugin.conductor, file = %library.file().display(), hash = %library.hash(), "plugin loaded");
+    Ok(plugin)
+}
+
+fn load_service(runtime: &Runtime, libraries: &Libraries, name: &str, wanted: &config::Service) -> Result<Plugin, String> {
+    let library = libraries.load(&wanted.plugin, None).map_err(|refusal| refusal.to_string())?;
+    let manifest = library.choose_service(wanted.service.as_deref(), name).map_err(|refusal| refusal.to_string())?.clone();
+    let plugin = configured(runtime, library, manifest, &format!("services.{name}.config"), wanted.config.as_ref())?;
+    let library = &plugin.library;
+    tracing::info!(service = name, offered = plugin.conductor, file = %library.file().display(), hash = %library.hash(), "plugin loaded");
+    Ok(plugin)
+}
+
+/// What a library offers, with its config, which `key` of the settings holds and the library has found good.
+fn configured(
+    runtime: &Runtime,
+    library: Arc<Library>,
+    manifest: ConductorManifest,
+    key: &str,
+    config: Option<&Map<String, Value>>,
+) -> Result<Plugin, String> {
+    let config = config.map_or_else(|| "{}".to_owned(), |config| Value::Object(config.clone()).to_string());
     if let RErr(failure) = runtime.block_on(library.check_config(&manifest.name, config.as_bytes())) {
-        return Err(format!("types.{name}.config: {}", failure.message));
+        return Err(format!("{key}: {}", failure.message));
     }
-    tracing::info!(r#type = name, conductor = manifest.name, file = %library.file().display(), hash = %library.hash(), "plugin loaded");
     let config = RawValue::from_string(config).map_err(|e| e.to_string())?;
     Ok(Plugin { conductor: manifest.name.clone(), manifest, library, config })
 }

@@ -4,10 +4,14 @@
 //! missing key has its type's default (nothing, 0, no) unless another is stated. All structs may get fields, so they are made
 //! from their `Default` (or `new`) and then filled.
 
+mod service;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
+
+pub use service::{SessionCreated, SessionInfo, SessionMeta, SessionsMeta, state};
 
 /// Events that the host tells a conductor. One that the conductor does not know is answered [`code::UNSUPPORTED`].
 pub mod event {
@@ -33,6 +37,10 @@ pub mod event {
     pub const LINK: &str = "link";
     /// The session ends or the host stops; `subject` is the reason, one of [`close`](super::close).
     pub const CLOSE: &str = "close";
+    /// To a service: a session was opened, by whomever; `meta` has its `session` and `type`.
+    pub const SESSION_OPENED: &str = "session_opened";
+    /// To a service: a session has closed; `subject` is the reason, one of [`close`](super::close); `meta` has its `session` and `type`.
+    pub const SESSION_CLOSED: &str = "session_closed";
 }
 
 /// Reasons of [`event::LEFT`].
@@ -70,20 +78,25 @@ pub mod close {
     pub const EXPIRED: &str = "expired";
     /// The host stops; the session stays stored.
     pub const HOST_STOPPING: &str = "host_stopping";
+    /// Of a service: a newer build of its plugin takes its place.
+    pub const REPLACED: &str = "replaced";
 }
 
 /// Events of the library as a whole.
 pub mod root {
-    /// Is `body` (JSON) a good config for the conductor `subject`? An error of [`super::code::INVALID_CONFIG`] says what is wrong.
+    /// Is `body` (JSON) a good config for the conductor or service `subject`? An error of [`super::code::INVALID_CONFIG`] says what is wrong.
     pub const CHECK_CONFIG: &str = "check_config";
 }
 
-/// What a conductor may ask of the host. One that the host does not know is answered [`code::UNSUPPORTED`], at the first poll.
-/// After a session's end, and once its conductor is faulted, all but [`call::NOW`] are answered [`code::CLOSED`].
+/// What a conductor or a service may ask of the host. One that the host does not know, or that is for the other of the two, is answered
+/// [`code::UNSUPPORTED`], at the first poll. After a session's (a service's) end, and once its conductor is faulted, all but [`call::NOW`] are
+/// answered [`code::CLOSED`]. A service has [`call::NOW`], [`call::SLEEP`], [`call::PUBLISH`] and [`call::CLIENTS`] (these two with the
+/// `session` in `meta`), and those that are said to be for services.
 pub mod call {
     /// Send `body` on `/{id}/{subject}`, or with `client` on `/{id}/to/{client}/{subject}`; `meta` is a [`super::PublishMeta`].
     pub const PUBLISH: &str = "publish";
-    /// The clients of the session; the reply is a JSON list of [`super::ClientInfo`]. Ready at the first poll.
+    /// The clients of the session (to a service: of the session that `meta`, a [`super::SessionMeta`], names); the reply is a JSON list of
+    /// [`super::ClientInfo`]. Ready at the first poll.
     pub const CLIENTS: &str = "clients";
     /// The time, as JSON milliseconds since the Unix epoch. Ready at the first poll.
     pub const NOW: &str = "now";
@@ -106,6 +119,17 @@ pub mod call {
     pub const LABELS: &str = "labels";
     /// Close this session. Answered as soon as it is accepted: the conductor's own `close` comes after the current event.
     pub const CLOSE: &str = "close";
+    /// For services: the sessions that are open, in a fixed order, by pages; `meta` is a [`super::SessionsMeta`], the reply a JSON list of
+    /// [`super::SessionInfo`]. An empty list is the end. Ready at the first poll.
+    pub const SESSIONS: &str = "sessions";
+    /// For services: make a session of the type `subject`; the reply is a JSON [`super::SessionCreated`].
+    pub const CREATE_SESSION: &str = "create_session";
+    /// For services: close the session that `meta`, a [`super::SessionMeta`], names. Answered when it is gone, its conductor and its
+    /// clients' connections included.
+    pub const CLOSE_SESSION: &str = "close_session";
+    /// For services: ask the conductor of the session that `meta`, a [`super::SessionMeta`], names; `subject` is the method, `body` its
+    /// parameters as JSON. The reply is the conductor's; so is an error of zero and above.
+    pub const ASK: &str = "ask";
 }
 
 /// Error codes below zero belong to this contract; zero and above to authors. The three of JSON-RPC 2.0 keep their meaning.
@@ -132,6 +156,8 @@ pub mod code {
     pub const UNAVAILABLE: i32 = -32007;
     /// The task was cancelled.
     pub const CANCELLED: i32 = -32008;
+    /// A service named a session that is not there, or not any more.
+    pub const NO_SUCH_SESSION: i32 = -32009;
     /// The conductor's code panicked; the host treats it as faulted. Only a plugin answers this: what goes wrong in the host
     /// behind a call is [`INTERNAL`].
     pub const PANIC: i32 = -32099;
@@ -148,12 +174,16 @@ pub struct Manifest {
     pub sdk: String,
     /// What it can conduct.
     pub conductors: Vec<ConductorManifest>,
+    /// Which services it has: app-wide objects without a session, made by the same `create` and told by the same `handle`. `lazy` means
+    /// nothing here. No name is there twice, those of the conductors included.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ConductorManifest>,
     /// Keys of later versions.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,
 }
 
-/// One conductor of a plugin.
+/// One conductor, or one service, of a plugin.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -199,9 +229,9 @@ pub struct MethodManifest {
 #[derive(Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CreateMeta {
-    /// The session's id.
+    /// The session's id; empty for a service.
     pub session: String,
-    /// The session's type, as the settings name it.
+    /// The session's type, as the settings name it; for a service, its own name in the settings.
     #[serde(rename = "type")]
     pub type_name: String,
     /// The type's `config`; an empty object where the settings have none.
@@ -255,6 +285,12 @@ pub struct EventMeta {
     /// Of a timer: how many milliseconds after it was due it is told.
     #[serde(skip_serializing_if = "is_no_time")]
     pub late: u64,
+    /// To a service, of a message and of a session's beginning and end: which session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// To a service, of a session's beginning and end: its type.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub type_name: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -282,13 +318,13 @@ pub struct CallerMeta {
     /// Address and port of the other side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
-    /// Who that is, where the port knows.
+    /// Who that is, where the port knows; `service:NAME` for a service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub principal: Option<String>,
 }
 
 /// `meta` of [`call::PUBLISH`]; no bytes at all mean the defaults.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct PublishMeta {
@@ -296,6 +332,9 @@ pub struct PublishMeta {
     pub qos: u8,
     /// Whether the broker keeps it for later subscribers.
     pub retain: bool,
+    /// In which session: a service must say it; a conductor may name its own alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
 }
 
 /// `meta` of [`call::SLEEP`].

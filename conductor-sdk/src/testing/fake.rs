@@ -78,7 +78,7 @@ impl State {
     }
 }
 
-pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+pub(in crate::testing) fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -166,7 +166,7 @@ impl FakeHost {
     }
 }
 
-fn refused(reason: String) -> Failure {
+pub(in crate::testing) fn refused(reason: String) -> Failure {
     Failure::new(code::REFUSED, reason)
 }
 
@@ -178,7 +178,7 @@ fn body<T: serde::de::DeserializeOwned>(call: &Event<'_>) -> Result<T, Failure> 
     serde_json::from_slice(call.body.as_slice()).map_err(|e| refused(format!("the body of {:?} does not fit: {e}", call.kind.as_str())))
 }
 
-fn meta<T: Default + serde::de::DeserializeOwned>(call: &Event<'_>) -> Result<T, Failure> {
+pub(in crate::testing) fn meta<T: Default + serde::de::DeserializeOwned>(call: &Event<'_>) -> Result<T, Failure> {
     if call.meta.is_empty() {
         return Ok(T::default());
     }
@@ -253,7 +253,7 @@ impl Drop for Sleep<'_> {
     }
 }
 
-fn client_info(id: &str) -> ClientInfo {
+pub(in crate::testing) fn client_info(id: &str) -> ClientInfo {
     let mut info = ClientInfo::default();
     info.client_id = id.to_owned();
     info

@@ -210,7 +210,7 @@ impl Library {
         &self.abi
     }
 
-    /// What it offers: at least one conductor, no name twice.
+    /// What it offers: at least one conductor or service, no name twice.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
@@ -221,22 +221,34 @@ impl Library {
     /// # Errors
     /// [`Reason::NoSuchConductor`], [`Reason::WhichConductor`], each with what is offered.
     pub fn choose_conductor(&self, configured: Option<&str>, type_name: &str) -> Result<&ConductorManifest, Refusal> {
-        let offers = &self.manifest.conductors;
-        let named = |name: &str| offers.iter().find(|conductor| conductor.name == name);
-        let offered = || offers.iter().map(|conductor| format!("{:?}", conductor.name)).collect::<Vec<_>>().join(", ");
-        let chosen = match (configured, offers.as_slice()) {
-            (Some(wanted), _) => named(wanted).ok_or_else(|| Reason::NoSuchConductor { wanted: wanted.to_owned(), offered: offered() }),
-            (None, [only]) => Ok(only),
-            (None, _) => named(type_name).ok_or_else(|| Reason::WhichConductor { type_name: type_name.to_owned(), offered: offered() }),
-        };
-        let chosen = chosen.and_then(|conductor| match unmet_requirement(conductor) {
-            None => Ok(conductor),
-            Some(what) => Err(Reason::Requires { conductor: conductor.name.clone(), what: what.to_owned() }),
+        let Manifest { conductors, services, .. } = &self.manifest;
+        let chosen = choose(conductors, configured, type_name).map_err(|(missing, offered)| match missing {
+            _ if conductors.is_empty() => {
+                Reason::OnlyOther { wanted: "conductor", other: "service", offered: names(services), section: "[services.NAME]" }
+            }
+            Some(wanted) => Reason::NoSuchConductor { wanted, offered },
+            None => Reason::WhichConductor { type_name: type_name.to_owned(), offered },
         });
-        chosen.map_err(|reason| Refusal { file: self.file.clone(), reason })
+        chosen.and_then(usable).map_err(|reason| Refusal { file: self.file.clone(), reason })
     }
 
-    /// Makes `conductor` for one session, out of a [`CreateMeta`](conductor_abi::wire::CreateMeta) and saved state. The plugin's
+    /// The service for a table of the settings: the configured one, else the one named as the table, else the only one.
+    ///
+    /// # Errors
+    /// [`Reason::NoSuchService`], [`Reason::WhichService`], each with what is offered.
+    pub fn choose_service(&self, configured: Option<&str>, name: &str) -> Result<&ConductorManifest, Refusal> {
+        let Manifest { conductors, services, .. } = &self.manifest;
+        let chosen = choose(services, configured, name).map_err(|(missing, offered)| match missing {
+            _ if services.is_empty() => {
+                Reason::OnlyOther { wanted: "service", other: "conductor", offered: names(conductors), section: "[types.NAME]" }
+            }
+            Some(wanted) => Reason::NoSuchService { wanted, offered },
+            None => Reason::WhichService { name: name.to_owned(), offered },
+        });
+        chosen.and_then(usable).map_err(|reason| Refusal { file: self.file.clone(), reason })
+    }
+
+    /// Makes `conductor` for one session, or a service, out of a [`CreateMeta`](conductor_abi::wire::CreateMeta) and saved state. The plugin's
     /// code runs when the future is polled, and may block.
     pub fn create<'a>(&'a self, conductor: &'a str, host: HostObj, meta: &'a [u8], body: &'a [u8]) -> BorrowingFfiFuture<'a, Created> {
         self.root.create()(conductor.into(), host, meta.into(), body.into())
@@ -246,6 +258,32 @@ impl Library {
     /// [`code::INVALID_CONFIG`] where it does not.
     pub fn check_config<'a>(&'a self, conductor: &'a str, config: &'a [u8]) -> BorrowingFfiFuture<'a, Reply> {
         self.root.handle()(Event { subject: conductor.into(), body: config.into(), ..Event::new(root::CHECK_CONFIG) })
+    }
+}
+
+/// The configured one, else the one named as the table, else the only one. Else the name that was missed, where one was configured, and
+/// what is offered.
+fn choose<'a>(
+    offers: &'a [ConductorManifest],
+    configured: Option<&str>,
+    table: &str,
+) -> Result<&'a ConductorManifest, (Option<String>, String)> {
+    let named = |name: &str| offers.iter().find(|offer| offer.name == name);
+    match (configured, offers) {
+        (Some(wanted), _) => named(wanted).ok_or_else(|| (Some(wanted.to_owned()), names(offers))),
+        (None, [only]) => Ok(only),
+        (None, _) => named(table).ok_or_else(|| (None, names(offers))),
+    }
+}
+
+fn names(offers: &[ConductorManifest]) -> String {
+    offers.iter().map(|offer| format!("{:?}", offer.name)).collect::<Vec<_>>().join(", ")
+}
+
+fn usable(offer: &ConductorManifest) -> Result<&ConductorManifest, Reason> {
+    match unmet_requirement(offer) {
+        None => Ok(offer),
+        Some(what) => Err(Reason::Requires { conductor: offer.name.clone(), what: what.to_owned() }),
     }
 }
 
@@ -393,11 +431,11 @@ fn said(failure: &Failure) -> String {
 fn manifest(json: &[u8]) -> Result<Manifest, String> {
     let manifest: Manifest = serde_json::from_slice(json).map_err(|error| error.to_string())?;
     let mut names = BTreeSet::new();
-    if let Some(twice) = manifest.conductors.iter().find(|conductor| !names.insert(&conductor.name)) {
+    if let Some(twice) = manifest.conductors.iter().chain(&manifest.services).find(|offer| !names.insert(&offer.name)) {
         return Err(format!("it offers {:?} twice", twice.name));
     }
     if names.is_empty() {
-        return Err("it offers no conductor".to_owned());
+        return Err("it offers neither a conductor nor a service".to_owned());
     }
     Ok(manifest)
 }
@@ -414,5 +452,13 @@ mod tests {
         assert_eq!(unmet_requirement(&conductor), None);
         conductor.requires.push("teleport".to_owned());
         assert_eq!(unmet_requirement(&conductor), Some("teleport"));
+    }
+
+    #[test]
+    fn names_are_unique_over_conductors_and_services() {
+        let offers = |text: &str| manifest(text.as_bytes());
+        assert_eq!(offers(r#"{"services":[{"name":"a"}]}"#).unwrap().services[0].name, "a");
+        assert_eq!(offers(r#"{"conductors":[{"name":"a"}],"services":[{"name":"a"}]}"#).unwrap_err(), "it offers \"a\" twice");
+        assert_eq!(offers("{}").unwrap_err(), "it offers neither a conductor nor a service");
     }
 }

@@ -82,7 +82,7 @@ pub enum Reason {
     /// A library without our entry symbol.
     #[error(
         "this is a shared library, but not a plugin: it exports no usable symbol {symbol}; a plugin is built with \
-         conductor-host-sdk and has an export_conductors!"
+         conductor-host-sdk and has an export_conductors! or export_plugin!"
     )]
     NotAPlugin {
         /// The symbol that was looked for.
@@ -132,9 +132,9 @@ pub enum Reason {
     #[error("it failed to start: {0}")]
     InitFailed(String),
     /// It needs a newer host.
-    #[error("its conductor {conductor:?} needs a host that knows {what:?}, which this one does not; use a newer conductor-host")]
+    #[error("its conductor or service {conductor:?} needs a host that knows {what:?}, which this one does not; use a newer conductor-host")]
     Requires {
-        /// Which conductor.
+        /// Which conductor or service.
         conductor: String,
         /// What it needs.
         what: String,
@@ -154,6 +154,36 @@ pub enum Reason {
     WhichConductor {
         /// The type.
         type_name: String,
+        /// The names offered, quoted and with commas between.
+        offered: String,
+    },
+    /// It has services alone, or conductors alone, and the other is asked for.
+    #[error("it offers no {wanted}; its {other} {offered} can be used in {section}")]
+    OnlyOther {
+        /// `conductor` or `service`: what is asked for.
+        wanted: &'static str,
+        /// The other of the two.
+        other: &'static str,
+        /// The names of those, quoted and with commas between.
+        offered: String,
+        /// Where the settings name those.
+        section: &'static str,
+    },
+    /// The settings ask for a service that it has not.
+    #[error("it offers no service {wanted:?}; it offers {offered}: set service = \"…\" in the table to one of these")]
+    NoSuchService {
+        /// The name asked for.
+        wanted: String,
+        /// The names offered, quoted and with commas between.
+        offered: String,
+    },
+    /// It offers several, none is named as the table, and the settings do not say which.
+    #[error(
+        "it offers several services, none of them named as the table {name:?}: {offered}; set service = \"…\" in the table to one of these"
+    )]
+    WhichService {
+        /// The table.
+        name: String,
         /// The names offered, quoted and with commas between.
         offered: String,
     },

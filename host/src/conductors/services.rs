@@ -24,9 +24,30 @@ use tokio::runtime::Handle;
 use super::{Trouble, asks, library::Libraries};
 use crate::{
     broker::BrokerError,
-    sessions::{Session, task::Task},
-    store::StoredClient,
+    sessions::{Session, SessionId, task::Task},
+    store::{StoredClient, StoredSession},
 };
+
+/// A line of a plugin in the host's log; `$who` is a variable that is named as the field that says whose it is.
+macro_rules! log_line {
+    ($level:expr, $who:ident, $target:ident, $message:ident, $fields:ident) => {{
+        let (source, fields): (&str, _) = ($target.as_ref(), String::from_utf8_lossy($fields));
+        let $who: &str = $who.as_ref();
+        macro_rules! line {
+                                ($at:ident) => {
+                                    tracing::$at!(target: "plugin", $who, source, %fields, "{}", $message)
+                                };
+                            }
+        match $level {
+            0 | 1 => line!(error),
+            2 => line!(warn),
+            3 => line!(info),
+            4 => line!(debug),
+            _ => line!(trace),
+        }
+    }};
+}
+pub(crate) use log_line;
 
 /// One session, as its conductor sees it. Holds it weakly: the session owns the conductor, which owns this.
 pub struct SessionHost {
@@ -74,7 +95,7 @@ impl SessionHost {
     }
 }
 
-pub(super) fn meta<T: Default + DeserializeOwned>(call: &Event<'_>) -> Result<T, Failure> {
+pub(crate) fn meta<T: Default + DeserializeOwned>(call: &Event<'_>) -> Result<T, Failure> {
     if call.meta.is_empty() {
         return Ok(T::default());
     }
@@ -82,22 +103,23 @@ pub(super) fn meta<T: Default + DeserializeOwned>(call: &Event<'_>) -> Result<T,
         .map_err(|e| Failure::new(code::REFUSED, format!("the meta of {:?} does not fit: {e}", call.kind.as_str())))
 }
 
-fn clients(session: &Session) -> Result<Vec<u8>, Failure> {
-    let now = session.world().clock.seconds();
+pub(crate) fn clients(session: &Session) -> Result<Vec<u8>, Failure> {
     let record = session.record();
-    let infos: Vec<ClientInfo> = record
-        .clients
-        .iter()
-        .filter_map(|client| match client {
-            StoredClient::Joined { client_id, expires_at } if *expires_at > now => {
-                let mut info = ClientInfo::default();
-                (info.client_id, info.expires_at) = (client_id.to_string(), Some(*expires_at));
-                Some(info)
-            }
-            _ => None,
-        })
-        .collect();
+    let info = |(client_id, expires_at): (&str, u64)| {
+        let mut info = ClientInfo::default();
+        (info.client_id, info.expires_at) = (client_id.to_string(), Some(expires_at));
+        info
+    };
+    let infos: Vec<ClientInfo> = present(&record, session.world().clock.seconds()).map(info).collect();
     serde_json::to_vec(&infos).map_err(|e| Failure::new(code::INTERNAL, e.to_string()))
+}
+
+/// The clients whose grant has not ended by `now`, each with its end; in seconds since the Unix epoch.
+pub(crate) fn present(record: &StoredSession, now: u64) -> impl Iterator<Item = (&str, u64)> {
+    record.clients.iter().filter_map(move |client| match client {
+        StoredClient::Joined { client_id, expires_at } if *expires_at > now => Some((&**client_id, *expires_at)),
+        _ => None,
+    })
 }
 
 fn close(session: &Arc<Session>) -> Result<Vec<u8>, Failure> {
@@ -106,10 +128,13 @@ fn close(session: &Arc<Session>) -> Result<Vec<u8>, Failure> {
     accepted.then(Vec::new).ok_or_else(|| Failure::new(code::CLOSED, "the session is being closed, or not made yet"))
 }
 
-async fn publish(session: &Session, call: &Event<'_>) -> Result<(), Failure> {
-    let PublishMeta { qos, retain, .. } = meta(call)?;
+pub(crate) async fn publish(session: &Session, call: &Event<'_>) -> Result<(), Failure> {
+    let PublishMeta { qos, retain, session: named, .. } = meta(call)?;
     let (name, client) = (call.subject.as_str(), call.client.as_str());
     rules::publish(name, qos).map_err(|reason| Failure::new(code::REFUSED, reason))?;
+    if named.is_some_and(|named| SessionId::parse(&named) != Some(session.id())) {
+        return Err(Failure::new(code::REFUSED, "a conductor publishes in its own session alone"));
+    }
     let mut topic = session.id().topic_prefix();
     if !client.is_empty() {
         if !session.record().has(client) {
@@ -138,25 +163,28 @@ impl HostObject for SessionHost {
             return BorrowingFfiFuture::new(std::future::ready(reply(answer)));
         }
         let answer = async move { reply(self.answer(call).await) };
-        BorrowingFfiFuture::new(OnHost { future: Some(Box::pin(answer)), runtime: self.runtime.clone() })
+        BorrowingFfiFuture::new(OnHost::new(answer, &self.runtime))
     }
 
     fn spawn(&self, _: &[u8], task: FfiFuture<Reply>) -> Result<u64, Failure> {
         let session = self.session()?;
         let added = session.add_task(|number| Task::new(session.clone(), number, task));
-        let (number, task) = added.map_err(|trouble| {
-            let code = if matches!(trouble, Trouble::Overloaded) { code::OVERLOADED } else { code::CLOSED };
-            Failure::new(code, trouble.to_string())
-        })?;
+        let (number, task) = added.map_err(no_task)?;
         session.world().pool.push(task);
         Ok(number)
     }
 
     fn log(&self, level: u8, target: &str, message: &str, fields: &[u8]) {
         let session = self.session.upgrade();
-        let id = session.as_ref().map(|session| session.id().to_string()).unwrap_or_default();
-        log(level, &id, target, message, fields);
+        let session = session.as_ref().map(|session| session.id().to_string()).unwrap_or_default();
+        log_line!(level, session, target, message, fields);
     }
+}
+
+/// Why a task was not taken.
+pub(crate) fn no_task(trouble: Trouble) -> Failure {
+    let code = if matches!(trouble, Trouble::Overloaded) { code::OVERLOADED } else { code::CLOSED };
+    Failure::new(code, trouble.to_string())
 }
 
 /// The host as a library as a whole sees it: its log.
@@ -189,27 +217,12 @@ impl HostObject for LibraryHost {
     }
 
     fn log(&self, level: u8, target: &str, message: &str, fields: &[u8]) {
-        log(level, "", &format!("{}: {target}", self.file), message, fields);
+        let (session, target) = ("", format!("{}: {target}", self.file));
+        log_line!(level, session, target, message, fields);
     }
 }
 
-fn log(level: u8, session: &str, source: &str, message: &str, fields: &[u8]) {
-    let fields = String::from_utf8_lossy(fields);
-    macro_rules! line {
-        ($level:ident) => {
-            tracing::$level!(target: "plugin", session, source, %fields, "{message}")
-        };
-    }
-    match level {
-        0 | 1 => line!(error),
-        2 => line!(warn),
-        3 => line!(info),
-        4 => line!(debug),
-        _ => line!(trace),
-    }
-}
-
-fn reply(answer: Result<Vec<u8>, Failure>) -> Reply {
+pub(crate) fn reply(answer: Result<Vec<u8>, Failure>) -> Reply {
     match answer {
         Ok(bytes) => ROk(bytes.into()),
         Err(failure) => RErr(failure),
@@ -218,10 +231,16 @@ fn reply(answer: Result<Vec<u8>, Failure>) -> Reply {
 
 /// Enters the host's runtime at each poll and at the drop: a plugin may poll on a thread of its own, where timers and
 /// sockets of the host would find none.
-struct OnHost<F> {
+pub(crate) struct OnHost<F> {
     /// Nothing only while it is dropped.
     future: Option<Pin<Box<F>>>,
     runtime: Handle,
+}
+
+impl<F> OnHost<F> {
+    pub(crate) fn new(future: F, runtime: &Handle) -> Self {
+        Self { future: Some(Box::pin(future)), runtime: runtime.clone() }
+    }
 }
 
 impl<F: Future> Future for OnHost<F> {

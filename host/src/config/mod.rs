@@ -29,7 +29,7 @@ pub use self::{
     mistakes::{Mistake, Mistakes, Origin, Warning},
     reference::reference,
     sources::Flag,
-    table::{Admin, Iot, Log, Mqtt, Sessions, State, Store, Tls, Token, Type},
+    table::{Admin, Iot, Log, Mqtt, Service, Sessions, State, Store, Tls, Token, Type},
     values::{BrokerKind, LogFormat, Secret, StoreUrl, TokenMode},
 };
 
@@ -64,6 +64,8 @@ pub struct Settings {
     pub log: Log,
     /// The session types by name, which is 1 to 64 of `[A-Za-z0-9_.-]`.
     pub types: BTreeMap<String, Type>,
+    /// The services by name, which is as with types.
+    pub services: BTreeMap<String, Service>,
     effective: Vec<reader::Effective>,
 }
 

@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::{
     BrokerKind, Mistakes, Settings, StoreUrl, TokenMode,
     mistakes::{Mistake, Origin, Warning, clean},
-    sources::{Collected, Given, Raw, type_path},
-    table::{Admin, Fallback, Iot, Log, Mqtt, Sessions, State, Store, Tls, Token, Type},
+    sources::{Collected, Given, Raw, named_path},
+    table::{Admin, Fallback, Family, Iot, Log, Mqtt, SERVICE_FAMILY, Service, Sessions, State, Store, TYPE_FAMILY, Tls, Token, Type},
     values::{Fault, Kind, Parser},
 };
 
@@ -142,7 +142,7 @@ fn shown(value: &Value, kind: Kind) -> String {
 }
 
 pub(super) fn read(collected: Collected, base_dir: &Path) -> Result<(Settings, Vec<Warning>), Mistakes> {
-    let Collected { given, types: names, mistakes, mut warnings, file_unread } = collected;
+    let Collected { given, names, mistakes, mut warnings, file_unread } = collected;
     let mut reader = Reader { given, mistakes, effective: Vec::new(), section: Origin::Default, hint: String::new(), file_unread };
     let mut settings = Settings {
         base_dir: base_dir.to_path_buf(),
@@ -155,15 +155,10 @@ pub(super) fn read(collected: Collected, base_dir: &Path) -> Result<(Settings, V
         mqtt: Mqtt::read(&mut reader, "mqtt"),
         tls: Tls::read(&mut reader, "tls"),
         log: Log::read(&mut reader, "log"),
-        types: BTreeMap::new(),
+        types: read_family(&mut reader, &TYPE_FAMILY, &names, Type::read),
+        services: read_family(&mut reader, &SERVICE_FAMILY, &names, Service::read),
         effective: Vec::new(),
     };
-    for (name, origin) in &names {
-        reader.section = origin.clone();
-        let twin = names.keys().find(|other| *other != name && other.eq_ignore_ascii_case(name));
-        let read = read_type(&mut reader, name, twin);
-        settings.types.insert(name.clone(), read);
-    }
     check_listeners(&mut reader, &settings);
     check_pairs(&mut reader, &settings);
     if let Some(mistakes) = Mistakes::of(std::mem::take(&mut reader.mistakes)) {
@@ -175,16 +170,29 @@ pub(super) fn read(collected: Collected, base_dir: &Path) -> Result<(Settings, V
     Ok((settings, warnings))
 }
 
-/// Reads a type; `twin` is another one whose name differs in upper and lower case only.
-fn read_type(reader: &mut Reader, name: &str, twin: Option<&String>) -> Type {
+/// Reads all tables of a family.
+fn read_family<T>(
+    reader: &mut Reader,
+    family: &Family,
+    names: &BTreeMap<&'static str, BTreeMap<String, Origin>>,
+    read: impl Fn(&mut Reader, &str) -> T,
+) -> BTreeMap<String, T> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    let at = type_path(name);
-    if !(1..=64).contains(&name.len()) || !name.bytes().all(plain) {
-        let problem = "not the name of a type, expected 1 to 64 of A-Z a-z 0-9 _ . -";
-        reader.mistakes.push(Mistake::new(&reader.section, &at, problem));
+    let mut tables = BTreeMap::new();
+    let Some(names) = names.get(family.word) else { return tables };
+    for (name, origin) in names {
+        reader.section = origin.clone();
+        let at = named_path(family, name);
+        if !(1..=64).contains(&name.len()) || !name.bytes().all(plain) {
+            let problem = format!("not the name of {}, expected 1 to 64 of A-Z a-z 0-9 _ . -", family.what);
+            reader.mistakes.push(Mistake::new(&reader.section, &at, problem));
+        }
+        // Another one whose name differs in upper and lower case only.
+        let twin = names.keys().find(|other| *other != name && other.eq_ignore_ascii_case(name));
+        reader.hint = twin.map(|twin| format!("; did you mean {}?", named_path(family, twin))).unwrap_or_default();
+        tables.insert(name.clone(), read(reader, &at));
     }
-    reader.hint = twin.map(|twin| format!("; did you mean {}?", type_path(twin))).unwrap_or_default();
-    Type::read(reader, &at)
+    tables
 }
 
 /// Two listeners on one address: the second one could never be bound.
@@ -263,6 +271,7 @@ fn resolve_paths(settings: &mut Settings) {
         resolve(path);
     }
     settings.types.values_mut().for_each(|read| resolve(&mut read.plugin));
+    settings.services.values_mut().for_each(|read| resolve(&mut read.plugin));
 }
 
 fn warn(reader: &Reader, settings: &Settings, warnings: &mut Vec<Warning>) {

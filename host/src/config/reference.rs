@@ -11,7 +11,7 @@ use super::{
     ENVIRONMENT_PREFIX,
     mistakes::Origin,
     reader::Effective,
-    table::{Fallback, Key, LATER_KEYS, SECTIONS, Section, TYPES},
+    table::{FAMILIES, Fallback, Key, LATER_KEYS, SECTIONS, Section},
     values::Kind,
 };
 
@@ -23,7 +23,7 @@ const INTRODUCTION: &str = "\
 Four sources, the first that sets a key wins:
 
 1. flags: `--set SECTION.KEY=VALUE` (any key, may be repeated; of the same key the last counts), `--log-level LEVEL`;
-2. environment variables: `CONDUCTOR_HOST__SECTION__KEY`, all in upper case but the name of a type, which is taken as it is
+2. environment variables: `CONDUCTOR_HOST__SECTION__KEY`, all in upper case but the name of a type or service, which is taken as it is
    (`CONDUCTOR_HOST__TYPES__default__PLUGIN`);
 3. the settings file, TOML;
 4. the defaults below.
@@ -68,7 +68,8 @@ impl Page {
             self.line(format_args!("\n### `{}.{}`\n\n{}\n", section.path, key.name, prose(key.doc)));
             self.line(format_args!("- Value: {}", key.expected));
             self.line(format_args!("- Default: {}", default(key)));
-            let path = if section.path == TYPES { "TYPES__NAME".to_owned() } else { section.path.to_uppercase() };
+            let family = FAMILIES.iter().find(|family| family.section == section.path);
+            let path = family.map_or_else(|| section.path.to_uppercase(), |family| format!("{}__NAME", family.word.to_uppercase()));
             self.line(format_args!("- Environment: `{ENVIRONMENT_PREFIX}{path}__{}`", key.name.to_uppercase()));
         }
     }

@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     ENVIRONMENT_PREFIX,
     mistakes::{Mistake, Origin, Warning, clean},
-    table::{self, Lookup, TYPES},
+    table::{self, Family, Lookup},
     values::{LATER, LOG_LEVEL},
 };
 
@@ -60,8 +60,8 @@ pub(super) struct Given {
 pub(super) struct Collected {
     /// By path (`iot.listen`, `types.default.plugin`); the last one wins.
     pub(super) given: HashMap<String, Vec<Given>>,
-    /// The names of types, each with where it was said first.
-    pub(super) types: BTreeMap<String, Origin>,
+    /// By the word of a family (`types`): the names in it, each with where it was said first.
+    pub(super) names: BTreeMap<&'static str, BTreeMap<String, Origin>>,
     pub(super) mistakes: Vec<Mistake>,
     pub(super) warnings: Vec<Warning>,
     /// The file is no TOML, so that what it would have set is unknown.
@@ -93,15 +93,15 @@ pub(super) fn collect(file: Option<(&Path, &str)>, env: impl IntoIterator<Item =
 enum Place<'a> {
     /// In this section, which need not exist.
     Section(&'a str),
-    /// In the table of the type of this name.
-    Type(&'a str),
+    /// In the table of this name in a family (of the type of this name, say).
+    Named(&'static Family, &'a str),
 }
 
 impl Place<'_> {
     fn path(self) -> String {
         match self {
             Self::Section(section) => segment(section),
-            Self::Type(name) => type_path(name),
+            Self::Named(family, name) => named_path(family, name),
         }
     }
 }
@@ -111,9 +111,9 @@ fn dotted(place: Place<'_>, key: &str) -> String {
     format!("{}.{key}", place.path())
 }
 
-/// A type's path; a name that is not plain is quoted.
-pub(super) fn type_path(name: &str) -> String {
-    format!("types.{}", segment(name))
+/// The path of a type, say; a name that is not plain is quoted.
+pub(super) fn named_path(family: &Family, name: &str) -> String {
+    format!("{}.{}", family.word, segment(name))
 }
 
 pub(super) fn segment(text: &str) -> String {
@@ -141,8 +141,12 @@ impl Collected {
         let (Some(_), Some(value)) = (name.to_str(), value.to_str()) else {
             return self.mistake(&origin, "", "name and value must be Unicode text");
         };
-        let (place, key, upper) = match rest.strip_prefix("TYPES__").and_then(|rest| rest.rsplit_once("__")) {
-            Some((name, key)) => (Place::Type(name), key, key.to_uppercase() == key),
+        let named = table::FAMILIES.into_iter().find_map(|family| {
+            let rest = rest.strip_prefix(&*family.word.to_uppercase())?.strip_prefix("__")?;
+            rest.rsplit_once("__").map(|(name, key)| (Place::Named(family, name), key))
+        });
+        let (place, key, upper) = match named {
+            Some((place, key)) => (place, key, key.to_uppercase() == key),
             None => {
                 let (section, key) = rest.split_once("__").unwrap_or((rest, ""));
                 (Place::Section(&section.to_lowercase()), key, rest.to_uppercase() == rest)
@@ -154,7 +158,9 @@ impl Collected {
         }
         let spell = |place: Place<'_>, key: &str| match place {
             Place::Section(section) => format!("{ENVIRONMENT_PREFIX}{}__{}", section.to_uppercase(), key.to_uppercase()),
-            Place::Type(name) => format!("{ENVIRONMENT_PREFIX}TYPES__{name}__{}", key.to_uppercase()),
+            Place::Named(family, name) => {
+                format!("{ENVIRONMENT_PREFIX}{}__{name}__{}", family.word.to_uppercase(), key.to_uppercase())
+            }
         };
         self.set(place, &key.to_lowercase(), Raw::Text(value.to_owned()), origin, spell);
     }
@@ -164,8 +170,9 @@ impl Collected {
         let Some((path, value)) = &flag.setting else {
             return self.mistake(&origin, "", "expected SECTION.KEY=VALUE");
         };
-        let (place, key) = match path.strip_prefix("types.").and_then(|rest| rest.rsplit_once('.')) {
-            Some((name, key)) => (Place::Type(name), key),
+        let named = path.split_once('.').and_then(|(word, rest)| Some((table::family(word)?, rest.rsplit_once('.')?)));
+        let (place, key) = match named {
+            Some((family, (name, key))) => (Place::Named(family, name), key),
             None => {
                 let (section, key) = path.split_once('.').unwrap_or((path, ""));
                 (Place::Section(section), key)
@@ -177,14 +184,17 @@ impl Collected {
     /// Gives a key its value, or says that there is no such key; `spell` writes a key as this source does.
     fn set(&mut self, place: Place<'_>, key: &str, raw: Raw, origin: Origin, spell: impl Fn(Place<'_>, &str) -> String) {
         let (section, known_section) = match place {
-            Place::Type(name) => {
-                self.types.entry(name.to_owned()).or_insert_with(|| origin.clone());
-                (TYPES, true)
+            Place::Named(family, name) => {
+                self.name(family, name, &origin);
+                (family.section, true)
             }
-            Place::Section(section) if section.split('.').next() == Some("types") => {
-                return self.mistake(&origin, "types", "expected the name of a type and a key, as in types.NAME.plugin");
+            Place::Section(section) => {
+                if let Some(family) = section.split('.').next().and_then(table::family) {
+                    let problem = format!("expected the name of {} and a key, as in {}.plugin", family.what, family.section);
+                    return self.mistake(&origin, family.word, problem);
+                }
+                (section, table::is_section(section))
             }
-            Place::Section(section) => (section, table::is_section(section)),
         };
         let path = if key.is_empty() { place.path() } else { format!("{}.{}", place.path(), segment(key)) };
         match table::find(section, key) {
@@ -199,6 +209,12 @@ impl Collected {
             }
             Lookup::Unknown => self.unknown_section(&origin, section, &path),
         }
+    }
+
+    /// Notes a name of a family.
+    fn name(&mut self, family: &'static Family, name: &str, origin: &Origin) {
+        let names = self.names.entry(family.word).or_default();
+        names.entry(name.to_owned()).or_insert_with(|| origin.clone());
     }
 
     fn unknown_section(&mut self, origin: &Origin, section: &str, path: &str) {
@@ -249,24 +265,24 @@ impl File<'_> {
     fn root(&mut self, root: &DeTable<'_>) {
         for (key, value) in root {
             let (section, origin) = (key.get_ref(), self.origin(key.span().start));
-            match value.get_ref() {
-                DeValue::Table(types) if section == "types" => self.types(types),
-                DeValue::Table(keys) if table::is_section(section) => self.keys(Place::Section(section), keys),
-                other if section == "types" || table::is_section(section) => self.not_a_table(&origin, section, other),
+            match (value.get_ref(), table::family(section)) {
+                (DeValue::Table(tables), Some(family)) => self.family(family, tables),
+                (DeValue::Table(keys), None) if table::is_section(section) => self.keys(Place::Section(section), keys),
+                (other, family) if family.is_some() || table::is_section(section) => self.not_a_table(&origin, section, other),
                 _ => self.all.unknown_section(&origin, section, &segment(section)),
             }
         }
     }
 
-    fn types(&mut self, types: &DeTable<'_>) {
-        for (name, value) in types {
+    fn family(&mut self, family: &'static Family, tables: &DeTable<'_>) {
+        for (name, value) in tables {
             let origin = self.origin(name.span().start);
             match value.get_ref() {
                 DeValue::Table(keys) => {
-                    self.all.types.entry(name.get_ref().to_string()).or_insert(origin);
-                    self.keys(Place::Type(name.get_ref()), keys);
+                    self.all.name(family, name.get_ref(), &origin);
+                    self.keys(Place::Named(family, name.get_ref()), keys);
                 }
-                other => self.not_a_table(&origin, &type_path(name.get_ref()), other),
+                other => self.not_a_table(&origin, &named_path(family, name.get_ref()), other),
             }
         }
     }

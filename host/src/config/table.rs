@@ -9,13 +9,35 @@ use super::{
     values::{
         BOOL, BROKER, BrokerKind, CONDUCTOR_NAME, CONFIG, DEADLINE, HTTP_URL, ID_DIGITS, ISSUER, Kind, LIFETIME, LINK_PASSWORD,
         LINK_USERNAME, LISTEN, LISTEN_LOOPBACK, LISTEN_OR_OFF, LOG_FORMAT, LOG_LEVEL, LogFormat, MQTT_URL, OPTIONAL_PATH, PATH, PIN_DIGITS,
-        STATE_BYTES, STORE_URL, Secret, StoreUrl, TOKEN_MODE, TokenMode, USERNAME,
+        SERVICE_NAME, STATE_BYTES, STORE_URL, Secret, StoreUrl, TOKEN_MODE, TokenMode, USERNAME,
     },
 };
 use crate::tokens::claims::UsernameRule;
 
-/// What stands in a section's path for the name of a type.
+/// The path of a type's section, with `NAME` in place of its name.
 pub(super) const TYPES: &str = "types.NAME";
+/// The same of a service.
+pub(super) const SERVICES: &str = "services.NAME";
+
+/// Sections of which there may be many, each under a name of its own.
+#[derive(Debug)]
+pub(super) struct Family {
+    /// What their paths begin with.
+    pub(super) word: &'static str,
+    /// Their path in the table.
+    pub(super) section: &'static str,
+    /// What one of them is.
+    pub(super) what: &'static str,
+}
+
+pub(super) static TYPE_FAMILY: Family = Family { word: "types", section: TYPES, what: "a type" };
+pub(super) static SERVICE_FAMILY: Family = Family { word: "services", section: SERVICES, what: "a service" };
+pub(super) static FAMILIES: [&Family; 2] = [&TYPE_FAMILY, &SERVICE_FAMILY];
+
+/// The family that this word begins the paths of.
+pub(super) fn family(word: &str) -> Option<&'static Family> {
+    FAMILIES.into_iter().find(|family| family.word == word)
+}
 
 /// A section with its keys.
 pub(super) struct Section {
@@ -211,6 +233,20 @@ table! {
         /// Handed to the plugin as JSON.
         config: Option<Map<String, Value>> = CONFIG, Unset;
     }
+
+    /// A service, one table each: an app-wide object of a plugin, made when the host starts (see `docs/services.md`). `NAME` is as with types.
+    [SERVICES] Service {
+        /// The plugin's file, as `types.NAME.plugin`.
+        plugin: PathBuf = PATH, Required;
+        /// Which service of the plugin. Without it: the one named as this table, or else the only one.
+        service: Option<String> = SERVICE_NAME, Unset;
+        /// Whether a service that cannot be made stops the start. If not, it is unavailable and says why.
+        required: bool = BOOL, Text("true");
+        /// How long it may take for its making and for one event, the time that the event waits for its turn included.
+        deadline: Duration = DEADLINE, Text("{sessions.deadline}");
+        /// Handed to the plugin as JSON.
+        config: Option<Map<String, Value>> = CONFIG, Unset;
+    }
 }
 
 /// What a section and a key are.
@@ -220,7 +256,7 @@ pub(super) enum Lookup {
     Unknown,
 }
 
-/// Looks up a key of a section (for a type's: [`TYPES`]).
+/// Looks up a key of a section (of a family: by the family's own path).
 pub(super) fn find(section: &str, key: &str) -> Lookup {
     let known = SECTIONS.iter().find(|known| known.path == section);
     match known.and_then(|known| known.keys.iter().find(|known| known.name == key)) {
@@ -230,10 +266,11 @@ pub(super) fn find(section: &str, key: &str) -> Lookup {
     }
 }
 
-/// Whether some key is in this section; those of types have names of their own.
+/// Whether some key is in this section; those of families have names of their own.
 pub(super) fn is_section(section: &str) -> bool {
     let later = LATER_KEYS.iter().map(|(later, _)| *later);
-    section != TYPES && SECTIONS.iter().map(|known| known.path).chain(later).any(|known| known == section)
+    FAMILIES.iter().all(|family| section != family.section)
+        && SECTIONS.iter().map(|known| known.path).chain(later).any(|known| known == section)
 }
 
 /// Section and key of all keys that can be set.

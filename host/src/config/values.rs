@@ -256,6 +256,8 @@ pub(super) const ISSUER: Parser<String> = Parser {
 pub(super) const CONDUCTOR_NAME: Parser<Option<String>> =
     Parser { kind: Kind::Text, expected: "a conductor's name", parse: |value| (ISSUER.parse)(value).map(Some) };
 
+pub(super) const SERVICE_NAME: Parser<Option<String>> = Parser { expected: "a service's name", ..CONDUCTOR_NAME };
+
 pub(super) const TOKEN_MODE: Parser<TokenMode> = Parser {
     kind: Kind::Text,
     expected: "\"signed\" or \"none\"",

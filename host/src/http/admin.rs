@@ -15,7 +15,7 @@ use conductor_abi::wire::Grants;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
-use super::{PathId, Ports, body, error::Problem, legacy, livez, not_allowed, not_found, only_get, only_post, query};
+use super::{PathId, Ports, body, error::Problem, legacy, livez, not_allowed, not_found, only_get, only_post, query, services};
 use crate::{
     conductors::catalog::Type,
     sessions::{Caller, CloseReason, Port, Session, SessionId, manager::Refused, status::Status},
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The most bytes that a body on this port may have.
-const BODY: usize = 1 << 20;
+pub(super) const BODY: usize = 1 << 20;
 const PAGE: usize = 50;
 const MAX_PAGE: usize = 500;
 
@@ -39,6 +39,8 @@ pub fn router(ports: Arc<Ports>) -> Router {
         .route("/v1/sessions/{id}/requests", only_post(request))
         .route("/v1/sessions/{id}/clients/{client}", delete(kick).head(allowed("DELETE")).fallback(allowed("DELETE")))
         .route("/v1/types", only_get(types))
+        .route("/v1/services", only_get(services::list))
+        .route("/v1/services/{name}/requests", only_post(services::request))
         .route("/livez", only_get(livez))
         .route("/readyz", only_get(readyz))
         .fallback(not_found)
@@ -183,15 +185,20 @@ async fn kick(
 }
 
 #[derive(Deserialize)]
-struct Request {
-    method: String,
+pub(super) struct Request {
+    pub(super) method: String,
     #[serde(default)]
-    params: Option<Box<RawValue>>,
+    pub(super) params: Option<Box<RawValue>>,
 }
 
 #[derive(Serialize)]
-struct Answer<'a> {
-    result: &'a RawValue,
+pub(super) struct Answer<'a> {
+    pub(super) result: &'a RawValue,
+}
+
+/// As they reach the plugin.
+pub(super) fn params(params: Option<Box<RawValue>>) -> Bytes {
+    params.map_or(Bytes::from_static(b"null"), |params| String::from(Box::<str>::from(params)).into())
 }
 
 async fn request(
@@ -201,8 +208,8 @@ async fn request(
     body: Body,
 ) -> Result<Response, Problem> {
     let Request { method, params } = body::json(body, BODY).await?;
-    let params = params.map_or(Bytes::from_static(b"null"), |params| String::from(Box::<str>::from(params)).into());
-    let result = ports.manager.request(id.ok_or(Refused::NoSuchSession)?, method, params, Caller::at(Port::Admin, peer)).await?;
+    let (id, params) = (id.ok_or(Refused::NoSuchSession)?, self::params(params));
+    let result = ports.manager.request(id, method, params, Caller::at(Port::Admin, peer)).await?;
     Ok(Json(Answer { result: legacy::check_result(&result)? }).into_response())
 }
 
@@ -231,7 +238,8 @@ async fn readyz(State(ports): State<Arc<Ports>>) -> Response {
     };
     let store = ports.manager.world().store.trouble().map(|reason| reason.to_string());
     let broker = ports.manager.world().broker.trouble().map(|reason| reason.to_string());
-    let plugins = Some(ports.missing_plugins.join("; ")).filter(|missing| !missing.is_empty());
+    let plugins = [ports.missing_plugins.clone(), ports.services.trouble()].concat().join("; ");
+    let plugins = Some(plugins).filter(|missing| !missing.is_empty());
     let degraded = store.is_some() || broker.is_some() || plugins.is_some();
     let (code, status) = match (ports.manager.is_stopping(), degraded) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),

@@ -7,7 +7,7 @@ use axum::{
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::{conductors::Trouble, sessions::manager::Refused};
+use crate::{conductors::Trouble, services, sessions::manager::Refused};
 
 /// An error as a client sees it: `application/problem+json` with `type`, `title`, `status`, a stable `code`, and `detail`.
 #[derive(Clone, Debug, Serialize)]
@@ -80,6 +80,28 @@ impl From<Refused> for Problem {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", text)
             }
             Refused::Conductor(trouble) => trouble.into(),
+        }
+    }
+}
+
+impl From<services::Refused> for Problem {
+    fn from(refused: services::Refused) -> Self {
+        let text = refused.to_string();
+        let trouble = match refused {
+            services::Refused::NoSuchService { known, .. } => {
+                return Self::new(StatusCode::NOT_FOUND, "service_not_found", text).with("known", known);
+            }
+            services::Refused::Service { trouble, .. } => trouble,
+        };
+        match trouble {
+            // The same statuses and codes as a session's, in words that fit.
+            Trouble::Conductor { code, data, message } => {
+                let problem = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "service_error", message);
+                problem.with("service", json!({ "code": code, "data": data }))
+            }
+            Trouble::Closed => Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", text),
+            Trouble::UnknownMethod(_) | Trouble::InvalidParams(_) | Trouble::Internal(_) => trouble.into(),
+            trouble => Self { detail: text, ..trouble.into() },
         }
     }
 }

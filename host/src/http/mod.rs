@@ -11,6 +11,8 @@
 //! | `POST /v1/sessions/{id}/requests` | ask the conductor |
 //! | `DELETE /v1/sessions/{id}/clients/{client}` | send a client away |
 //! | `GET /v1/types` | what can be created |
+//! | `GET /v1/services` | the services and how they are |
+//! | `POST /v1/services/{name}/requests` | ask one |
 //! | `GET /livez` `/readyz` | is it alive, is it well |
 //!
 //! IoT port (public):
@@ -29,6 +31,7 @@ pub mod iot;
 pub mod legacy;
 pub mod query;
 pub mod serve;
+mod services;
 
 use std::{convert::Infallible, fmt, sync::Arc};
 
@@ -44,6 +47,7 @@ use serde_json::json;
 
 use self::error::Problem;
 use crate::{
+    services::Services,
     sessions::{Manager, SessionId},
     tokens::{claims::UsernameRule, issue::Tokens},
 };
@@ -52,6 +56,8 @@ use crate::{
 pub struct Ports {
     /// Where everything goes.
     pub manager: Arc<Manager>,
+    /// The app-wide objects of plugins.
+    pub services: Arc<Services>,
     /// Makes what joins get.
     pub tokens: Tokens,
     /// What clients are told to use as their MQTT username.

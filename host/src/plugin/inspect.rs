@@ -33,12 +33,21 @@ struct Report<'a> {
     host_abi: &'static str,
     sdk: &'a str,
     conductors: Vec<Conductor<'a>>,
+    services: Vec<Service<'a>>,
 }
 
 #[derive(Serialize)]
 struct Conductor<'a> {
     name: &'a str,
     lazy: bool,
+    hooks: &'a [String],
+    methods: Vec<Method<'a>>,
+    config: Option<&'a Value>,
+}
+
+#[derive(Serialize)]
+struct Service<'a> {
+    name: &'a str,
     hooks: &'a [String],
     methods: Vec<Method<'a>>,
     config: Option<&'a Value>,
@@ -134,19 +143,19 @@ fn report(library: &Library) -> Report<'_> {
         host_abi: ABI_VERSION,
         sdk: &manifest.sdk,
         conductors: manifest.conductors.iter().map(conductor).collect(),
+        services: manifest.services.iter().map(service).collect(),
     }
 }
 
 fn conductor(manifest: &ConductorManifest) -> Conductor<'_> {
+    let Service { name, hooks, methods, config } = service(manifest);
+    Conductor { name, lazy: manifest.lazy, hooks, methods, config }
+}
+
+fn service(manifest: &ConductorManifest) -> Service<'_> {
     let methods = manifest.methods.iter();
     let methods = methods.map(|method| Method { name: &method.name, params: method.params.as_ref(), result: method.result.as_ref() });
-    Conductor {
-        name: &manifest.name,
-        lazy: manifest.lazy,
-        hooks: &manifest.hooks,
-        methods: methods.collect(),
-        config: manifest.config.as_ref(),
-    }
+    Service { name: &manifest.name, hooks: &manifest.hooks, methods: methods.collect(), config: manifest.config.as_ref() }
 }
 
 /// JSON in which what a terminal would act on is escaped; to a reader of JSON it is the same.
@@ -175,23 +184,28 @@ fn text(report: &Report<'_>) -> String {
     line("format", format!("{} library for {} ({})", report.format, report.system, report.arch.replace('_', "-")));
     line("contract", format!("{}, and this host has {}", plain(report.abi), report.host_abi));
     line("sdk", if report.sdk.is_empty() { "unknown".to_owned() } else { plain(report.sdk) });
-    for conductor in &report.conductors {
-        text += &format!("\nconductor \"{}\"\n", plain(conductor.name));
-        let mut line = |name: &str, value: String| text += &format!("  {name:<9} {value}\n");
-        line("made", if conductor.lazy { "at the session's first event (lazy)" } else { "with the session" }.to_owned());
-        line("hooks", if conductor.hooks.is_empty() { "none".to_owned() } else { plain(&conductor.hooks.join(", ")) });
-        line(
-            "config",
-            conductor.config.map_or_else(|| "unknown".to_owned(), |config| schema::parameters(config).unwrap_or("none".to_owned())),
-        );
-        if conductor.methods.is_empty() {
-            line("methods", "none".to_owned());
-        }
-        for (index, method) in conductor.methods.iter().enumerate() {
-            line(if index == 0 { "methods" } else { "" }, signature(method));
-        }
+    for Conductor { name, lazy, hooks, methods, config } in &report.conductors {
+        let made = if *lazy { "at the session's first event (lazy)" } else { "with the session" };
+        offer(&mut text, &format!("conductor \"{}\"", plain(name)), made, hooks, methods, *config);
+    }
+    for Service { name, hooks, methods, config } in &report.services {
+        offer(&mut text, &format!("service \"{}\"", plain(name)), "when the host starts", hooks, methods, *config);
     }
     text
+}
+
+fn offer(text: &mut String, title: &str, made: &str, hooks: &[String], methods: &[Method<'_>], config: Option<&Value>) {
+    *text += &format!("\n{title}\n");
+    let mut line = |name: &str, value: String| *text += &format!("  {name:<9} {value}\n");
+    line("made", made.to_owned());
+    line("hooks", if hooks.is_empty() { "none".to_owned() } else { plain(&hooks.join(", ")) });
+    line("config", config.map_or_else(|| "unknown".to_owned(), |config| schema::parameters(config).unwrap_or("none".to_owned())));
+    if methods.is_empty() {
+        line("methods", "none".to_owned());
+    }
+    for (index, method) in methods.iter().enumerate() {
+        line(if index == 0 { "methods" } else { "" }, signature(method));
+    }
 }
 
 /// `say {name: string} -> null`
@@ -248,6 +262,7 @@ mod tests {
             host_abi: "1.0.0",
             sdk: "s\u{9b}dk",
             conductors: vec![conductor(&manifest)],
+            services: vec![service(&manifest)],
         };
         let expected = "\
 /p/\\u{1b}.so: this host loads it
@@ -259,6 +274,13 @@ mod tests {
 
 conductor \"a\\u{1b}[2J\\u{a}b\"
   made      at the session's first event (lazy)
+  hooks     mess\\u{7}age, close
+  config    none
+  methods   x\\u{a}y {n\\u{202e}?: string} -> null
+            old
+
+service \"a\\u{1b}[2J\\u{a}b\"
+  made      when the host starts
   hooks     mess\\u{7}age, close
   config    none
   methods   x\\u{a}y {n\\u{202e}?: string} -> null

@@ -56,13 +56,19 @@ impl Caller {
         Self { port: Port::Host, peer: None, principal: None }
     }
 
+    /// The service of this name.
+    #[must_use]
+    pub fn service(name: &str) -> Self {
+        Self { principal: Some(format!("service:{name}")), ..Self::host() }
+    }
+
     /// Somebody at `port`.
     #[must_use]
     pub fn at(port: Port, peer: SocketAddr) -> Self {
         Self { port, peer: Some(peer), principal: None }
     }
 
-    pub(super) fn meta(&self) -> CallerMeta {
+    pub(crate) fn meta(&self) -> CallerMeta {
         let mut meta = CallerMeta::default();
         meta.port = self.port.as_str().to_owned();
         meta.peer = self.peer.map(|peer| peer.to_string());
@@ -88,6 +94,8 @@ pub enum CloseReason {
     Conductor,
     /// The host stops.
     HostStopping,
+    /// Of a service: a newer build takes its place.
+    Replaced,
 }
 
 impl CloseReason {
@@ -98,6 +106,7 @@ impl CloseReason {
             Self::Requested => close::REQUESTED,
             Self::Conductor => close::CONDUCTOR,
             Self::HostStopping => close::HOST_STOPPING,
+            Self::Replaced => close::REPLACED,
         }
     }
 }

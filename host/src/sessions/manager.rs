@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use super::{
     Caller, CloseReason, Pin, Session, SessionId,
     directory::Directory,
+    ears::{Ear, Ears},
     event::{Event, What},
     joins::Joins,
     status::Phase,
@@ -123,6 +124,8 @@ pub struct Manager {
     /// Kept only where [`Manager::remember_joins`] was called.
     pub(super) joins: OnceLock<Joins>,
     stopping: AtomicBool,
+    /// Who hears of all sessions.
+    pub(crate) ears: Ears,
     pub(super) timers: Timers,
     /// No grant ends before this (seconds since the Unix epoch), so nothing need be looked through.
     pub(super) next_expiry: AtomicU64,
@@ -141,6 +144,7 @@ impl Manager {
             directory: Directory::default(),
             joins: OnceLock::new(),
             stopping: AtomicBool::new(false),
+            ears: Ears::default(),
             timers: Timers::default(),
             next_expiry: AtomicU64::new(0),
             earlier_expiry: Notify::new(),
@@ -189,7 +193,7 @@ impl Manager {
 
     /// What all sessions share.
     #[must_use]
-    pub fn world(&self) -> &World {
+    pub fn world(&self) -> &Arc<World> {
         &self.world
     }
 
@@ -248,6 +252,7 @@ impl Manager {
             Ok(()) => {
                 session.move_on(Phase::Storing, Phase::Open);
                 self.set_timers(&session);
+                self.ears.tell(|ear| ear.opened(&session));
                 tracing::info!(session = %id, r#type = %kind.name, %caller, "session created");
                 Ok(session)
             }
@@ -327,6 +332,7 @@ impl Manager {
         self.directory.remove(id);
         self.timers.forget(id);
         self.note_leaving(session, &session.record(), u64::MAX);
+        self.ears.tell(|ear| ear.closed(session, reason));
         tracing::info!(session = %id, reason = reason.as_str(), %caller, ?ended, "session closed");
         Ok(())
     }
@@ -369,6 +375,7 @@ impl Manager {
 impl Events for Manager {
     fn message(&self, message: Message) {
         let Some(session) = self.directory.get(message.session) else { return };
+        self.ears.message(&message);
         if !session.kind().wants(event::MESSAGE) || self.is_stopping() {
             return;
         }
@@ -394,6 +401,7 @@ impl Events for Manager {
 
     fn link(&self, _: bool) {
         self.directory.all().iter().for_each(Session::tell_link);
+        self.ears.tell(Ear::link);
     }
 }
 

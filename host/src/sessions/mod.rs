@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod directory;
+pub(crate) mod ears;
 pub mod event;
 pub mod ids;
 mod joins;

@@ -1,7 +1,7 @@
-//! A task that a conductor spawned: runs beside its events, on the same threads, until it or its session ends.
+//! A task that a conductor or a service spawned: runs beside its events, on the same threads, until it or its owner ends.
 
 use std::{
-    fmt,
+    fmt::{self, Display},
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -27,9 +27,51 @@ use crate::conductors::{
 /// Tasks that one session may have at a time.
 pub const MAX_TASKS: usize = 10_000;
 
+/// Whose tasks they are.
+pub trait Owner: Send + Sync + 'static {
+    /// Its threads for plugin code.
+    fn pool(&self) -> &Pool;
+    /// Where it runs while it is slow.
+    fn lane(&self) -> &Arc<Lane>;
+    /// It blocks its thread.
+    fn found_slow(&self);
+    /// A task is over: it is forgotten.
+    fn remove_task(&self, number: u64);
+    /// A task panicked. On a thread for plugin code.
+    fn fault(&self, reason: &Arc<str>, slot: &Slot);
+    /// A task ended with an error: for the log.
+    fn task_failed(&self, error: &dyn Display);
+    /// What it is called in [`fmt::Debug`].
+    fn label(&self) -> String;
+}
+
+impl Owner for Session {
+    fn pool(&self) -> &Pool {
+        &self.world().pool
+    }
+    fn lane(&self) -> &Arc<Lane> {
+        &self.kind().lane
+    }
+    fn found_slow(&self) {
+        self.kind().found_slow(self.id());
+    }
+    fn remove_task(&self, number: u64) {
+        Self::remove_task(self, number);
+    }
+    fn fault(&self, reason: &Arc<str>, slot: &Slot) {
+        Self::fault(self, reason, slot);
+    }
+    fn task_failed(&self, error: &dyn Display) {
+        tracing::warn!(session = %self.id(), %error, "a task of the conductor failed");
+    }
+    fn label(&self) -> String {
+        self.id().to_string()
+    }
+}
+
 /// One task. The same states as a session's, without a mailbox.
-pub struct Task {
-    session: Arc<Session>,
+pub struct Task<O = Session> {
+    owner: Arc<O>,
     number: u64,
     slow: AtomicBool,
     inner: Mutex<Inner>,
@@ -51,15 +93,15 @@ enum State {
     Done,
 }
 
-impl Task {
-    /// A task of `session`, to be pushed to the pool at once.
-    pub(crate) fn new(session: Arc<Session>, number: u64, future: FfiFuture<Reply>) -> Arc<Self> {
+impl<O: Owner> Task<O> {
+    /// A task of `owner`, to be pushed to the pool at once.
+    pub(crate) fn new(owner: Arc<O>, number: u64, future: FfiFuture<Reply>) -> Arc<Self> {
         let inner = Mutex::new(Inner { future: Some(future), state: State::Queued, cancelled: false });
-        Arc::new(Self { session, number, slow: AtomicBool::new(false), inner })
+        Arc::new(Self { owner, number, slow: AtomicBool::new(false), inner })
     }
 
     /// Ends it: its future is dropped on a thread for plugin code, soon.
-    pub(super) fn cancel(self: Arc<Self>, pool: &Pool) {
+    pub(crate) fn cancel(self: Arc<Self>, pool: &Pool) {
         let mut inner = self.lock();
         inner.cancelled = true;
         if inner.state == State::Waiting {
@@ -75,20 +117,20 @@ impl Task {
     }
 
     fn finish(&self, reply: Option<Reply>, slot: &Slot) {
-        self.session.remove_task(self.number);
+        self.owner.remove_task(self.number);
         let Some(RErr(failure)) = reply else { return };
         match failure.code {
             code::PANIC => match Trouble::from(&failure) {
-                Trouble::Faulted(reason) => self.session.fault(&reason, slot),
-                other => tracing::error!(session = %self.session.id(), error = %other, "a task panicked"),
+                Trouble::Faulted(reason) => self.owner.fault(&reason, slot),
+                other => self.owner.task_failed(&other),
             },
             code::CLOSED | code::CANCELLED => {}
-            _ => tracing::warn!(session = %self.session.id(), error = %failure.message, "a task of the conductor failed"),
+            _ => self.owner.task_failed(&failure.message),
         }
     }
 }
 
-impl Job for Task {
+impl<O: Owner> Job for Task<O> {
     fn run(self: Arc<Self>, slot: &Slot) {
         let (mut future, goes_on) = {
             let mut inner = self.lock();
@@ -111,7 +153,7 @@ impl Job for Task {
                     }
                     inner.state = State::Queued;
                     drop(inner);
-                    let pool = self.session.world().pool.clone();
+                    let pool = self.owner.pool().clone();
                     pool.push(self);
                     return;
                 }
@@ -123,21 +165,21 @@ impl Job for Task {
     }
 
     fn lane(&self) -> &Arc<Lane> {
-        &self.session.kind().lane
+        self.owner.lane()
     }
 
     fn is_slow(&self) -> bool {
-        self.slow.load(Ordering::Relaxed) || self.session.kind().lane.is_type_slow()
+        self.slow.load(Ordering::Relaxed) || self.owner.lane().is_type_slow()
     }
 
     fn mark_slow(&self) {
         if !self.slow.swap(true, Ordering::Relaxed) {
-            self.session.kind().found_slow(self.session.id());
+            self.owner.found_slow();
         }
     }
 }
 
-impl Wake for Task {
+impl<O: Owner> Wake for Task<O> {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -148,7 +190,7 @@ impl Wake for Task {
             State::Waiting => {
                 inner.state = State::Queued;
                 drop(inner);
-                self.session.world().pool.push(self.clone());
+                self.owner.pool().push(self.clone());
             }
             State::Running => inner.state = State::Notified,
             State::Queued | State::Notified | State::Done => {}
@@ -156,8 +198,8 @@ impl Wake for Task {
     }
 }
 
-impl fmt::Debug for Task {
+impl<O: Owner> fmt::Debug for Task<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Task").field("session", &self.session.id()).field("number", &self.number).finish_non_exhaustive()
+        f.debug_struct("Task").field("owner", &self.owner.label()).field("number", &self.number).finish_non_exhaustive()
     }
 }

@@ -35,7 +35,7 @@ fn a_config_is_checked_by_the_plugin() {
     let library = Loader::new().load(&Plugins::built().real("default"));
     assert!(block_on(library.check_config("default", b"{}")).is_ok());
     let RErr(failure) = block_on(library.check_config("default", b"{\"a\":1}")) else { panic!("this config does not fit") };
-    assert_eq!(failure.message, "this conductor takes no config");
+    assert_eq!(failure.message, "it takes no config");
 }
 
 #[test]

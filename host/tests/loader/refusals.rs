@@ -206,7 +206,7 @@ fn a_manifest_that_cannot_be_used_is_said() {
         ("panicking", "it panicked: manifest panicked outside of a guard"),
         ("garbage", "EOF while parsing an object at line 1 column 1"),
         ("twice", "it offers \"a\" twice"),
-        ("nothing", "it offers no conductor"),
+        ("nothing", "it offers neither a conductor nor a service"),
     ] {
         let loader = Loader::new();
         let said = loader.refused(&moody(&loader, mood));
