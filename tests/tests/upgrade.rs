@@ -186,9 +186,10 @@ fn sessions_move_with_what_they_saved_and_whoever_is_connected() {
     assert!(ann.subscribe(&topic(&saved, "#"), 1));
     assert_eq!(place.host.ask(&saved, "spawn", ""), Value::Null);
     assert_eq!(ann.heard(), (topic(&saved, "beat"), "one".to_owned()));
-    assert_eq!(place.host.request(&saved, "tick_in", json!(600)).status, 200);
 
-    place.overwrite(build("two"));
+    let two = build("two");
+    assert_eq!(place.host.request(&saved, "tick_in", json!(3000)).status, 200);
+    place.overwrite(two);
     assert_eq!(tally(&place.reload("saved"), "t"), [1, 1, 0, 0]);
     assert_eq!((place.version(&saved), place.version(&unsaved)), (json!("two"), json!("one")));
     // It was told to close, and saved what it had then.
@@ -218,15 +219,17 @@ fn sessions_move_with_what_they_saved_and_whoever_is_connected() {
     assert_eq!((place.version(&saved), place.version(&unsaved)), (json!("three"), json!("two")));
     assert_eq!(place.move_one(&saved).json()["moved"], false);
     assert_eq!(place.move_one(&Session { id: "000000".into(), pin: String::new() }).status, 404);
-    // What was asked meanwhile waits.
-    let answers = std::thread::scope(|scope| {
-        let asking = scope.spawn(|| place.host.request(&unsaved, "stay", json!(300)));
-        until("the request", || place.host.log().contains("/staying").then_some(()));
-        let moving = scope.spawn(|| place.move_one(&unsaved));
-        let after = scope.spawn(|| place.host.request(&unsaved, "count", Value::Null));
-        [asking.join().unwrap(), moving.join().unwrap(), after.join().unwrap()]
+    // It moves behind what it was asked before, and one reload runs at a time.
+    let try_reload = |which: &str| http::post(place.host.admin, "/v1/plugins/reload", &json!({ "move": which }).to_string());
+    let (asked, moved, refused) = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| place.host.request(&unsaved, "stay", json!(1000)));
+        until("the request", || place.host.log().contains("\"staying\"").then_some(()));
+        let moving = scope.spawn(|| until("its turn", || Some(try_reload("all")).filter(|answer| answer.status == 200)));
+        let refused = until("a second one", || Some(try_reload("none")).filter(|answer| answer.status != 200));
+        (asking.join().unwrap(), moving.join().unwrap(), refused)
     });
-    assert_eq!(answers.map(|answer| answer.status), [200, 200, 200]);
+    assert_eq!((asked.status, tally(&moved.json(), "t")), (200, [1, 0, 0, 0]));
+    assert_eq!((refused.status, &refused.json()["code"]), (409, &json!("reload_running")));
     assert_eq!(place.version(&unsaved), "three");
     // A restart takes the newest code, too.
     let mut place = place;

@@ -260,10 +260,25 @@ impl Reloader {
                 Change::Refused { reason, .. } if !news => tracing::debug!(r#type = %name, %reason, "reload: refused as before"),
                 Change::Unchanged if moved + stayed + failed + tried_again == 0 => tracing::debug!(r#type = %name, "reload: unchanged"),
                 Change::Unchanged => line!(info, "reload: unchanged"),
-                Change::Loaded { old, new } => line!(info, ?old, ?new, "reload: new sessions run what was loaded now"),
-                Change::New { new } => line!(info, ?new, "reload: a new type"),
-                Change::Removed { old } => line!(info, ?old, "reload: the type is gone from the settings, and takes no new sessions"),
-                Change::Refused { reason, keeps } => line!(error, %reason, ?keeps, "reload: refused; the type keeps what it had"),
+                Change::Loaded { old, new } => {
+                    line!(
+                        info,
+                        old = old.map(tracing::field::display),
+                        new = new.map(tracing::field::display),
+                        "reload: new sessions run what was loaded now"
+                    )
+                }
+                Change::New { new } => line!(info, new = new.map(tracing::field::display), "reload: a new type"),
+                Change::Removed { old } => {
+                    line!(
+                        info,
+                        old = old.map(tracing::field::display),
+                        "reload: the type is gone from the settings, and takes no new sessions"
+                    )
+                }
+                Change::Refused { reason, keeps } => {
+                    line!(error, %reason, keeps = keeps.map(tracing::field::display), "reload: refused; the type keeps what it had")
+                }
             }
         }
         for key in &report.needs_restart {

@@ -13,6 +13,7 @@ use std::{
 
 use futures_util::FutureExt;
 use tokio::{sync::oneshot, time::Instant};
+use tracing::field::display;
 
 use super::{
     Caller, CloseReason, Session,
@@ -58,7 +59,10 @@ impl Order {
         let outcome = session.move_over(self.only_saved, time).await;
         let (id, kind) = (session.id(), session.kind().name.clone());
         match &outcome {
-            Outcome::Moved { from, to } => tracing::info!(session = %id, r#type = %kind, ?from, ?to, "the session has moved"),
+            Outcome::Moved { from, to } => {
+                let (old, new) = (from.map(display), to.map(display));
+                tracing::info!(session = %id, r#type = %kind, old, new, "the session has moved");
+            }
             Outcome::Stayed(reason) => tracing::debug!(session = %id, r#type = %kind, %reason, "the session does not move"),
             Outcome::Failed(reason) => tracing::error!(session = %id, r#type = %kind, %reason, "the session could not move"),
         }
@@ -211,11 +215,11 @@ impl Session {
             self.hear_timers(from, !was_live);
             return Outcome::Moved { from: from.hash().filter(|_| was_live), to: to.hash() };
         };
+        self.put_back(saved.as_ref()).await;
         if !was_live {
             return self.without(error.to_string());
         }
         tracing::error!(session = %self.id(), r#type = %to.name, %error, "the new code makes no conductor; the old code makes one again");
-        self.put_back(saved.as_ref()).await;
         match self.attempt(from, saved.as_ref(), time).await {
             Ok(()) => Outcome::Failed(format!("{error}; it runs the old code again").into()),
             Err(also) => {
@@ -243,7 +247,7 @@ impl Session {
         installed.map(drop)
     }
 
-    /// What the new code saved in an attempt that failed is not for the old.
+    /// What the new code saved in an attempt that failed does not count.
     async fn put_back(&self, saved: Option<&SavedState>) {
         let Some(saved) = saved else { return };
         if self.world().store.state(self.id()).await.is_ok_and(|now| now.as_ref() == Some(saved)) {
