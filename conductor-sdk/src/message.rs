@@ -234,7 +234,11 @@ impl Link {
 /// ```
 /// # use conductor_sdk::CloseReason;
 /// # fn f(reason: CloseReason) {
-/// if reason == CloseReason::HostStopping { /* the session comes back */ }
+/// match reason {
+///     // The session goes on with another conductor, made from what is saved now.
+///     CloseReason::HostStopping | CloseReason::Replaced => { /* save */ }
+///     _ => { /* say good-bye */ }
+/// }
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,7 +252,9 @@ pub enum CloseReason {
     Expired,
     /// The host stops; the session stays stored and its conductor is made again at the next start.
     HostStopping,
-    /// A newer build of the plugin takes the place of the service.
+    /// A newer build of the plugin takes over. A conductor saves what is to go on: once `close` has returned, its tasks end and it is dropped, and
+    /// [`restore`](crate::Conductor::restore) of the newer build makes another from what was saved last; clients, grants, timers and connections
+    /// stay. A service is made anew.
     Replaced,
     /// A reason that this version of the SDK does not know.
     Other,

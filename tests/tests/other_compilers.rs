@@ -83,7 +83,11 @@ fn talks(host: &Host, session: &Session) {
     assert_eq!((refused.status, &refused.json()["detail"]), (403, &json!("not you")));
 
     let mut ann = device(host, session, "ann", Version::V5, Way::Tcp);
-    assert!(ann.subscribe(&topic(session, "answer"), 1) && ann.subscribe(&topic(session, "tick"), 1) && ann.subscribe(&topic(session, "timer"), 1));
+    assert!(
+        ann.subscribe(&topic(session, "answer"), 1)
+            && ann.subscribe(&topic(session, "tick"), 1)
+            && ann.subscribe(&topic(session, "timer"), 1)
+    );
     assert!(!ann.publish(&topic(session, "elsewhere"), "not granted", 1, false));
     let text = "word ".repeat(2000);
     assert!(ann.publish(&topic(session, "ask"), &text, 1, false));

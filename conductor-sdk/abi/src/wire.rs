@@ -35,7 +35,8 @@ pub mod event {
     /// The host's link to the MQTT broker came up or was lost; `subject` is one of [`link`](super::link). Told where the broker
     /// is outside of the host: after the conductor is made if the link is down then, and at each change; the same may be told twice.
     pub const LINK: &str = "link";
-    /// The session ends or the host stops; `subject` is the reason, one of [`close`](super::close).
+    /// The session ends, the host stops, or the session moves to other code; `subject` is the reason, one of [`close`](super::close).
+    /// Whatever the reason, it is the last event that this object is told.
     pub const CLOSE: &str = "close";
     /// To a service: a session was opened, by whomever; `meta` has its `session` and `type`.
     pub const SESSION_OPENED: &str = "session_opened";
@@ -78,7 +79,9 @@ pub mod close {
     pub const EXPIRED: &str = "expired";
     /// The host stops; the session stays stored.
     pub const HOST_STOPPING: &str = "host_stopping";
-    /// Of a service: a newer build of its plugin takes its place.
+    /// A newer build of the plugin takes over: another object goes on in place of this one; for a session, it is made from what was saved last, so
+    /// what is to go on is saved before the answer. Then this object's tasks end, its calls are answered [`code::CLOSED`](super::code::CLOSED), and
+    /// it is dropped. A session's clients, grants, timers and connections stay.
     pub const REPLACED: &str = "replaced";
 }
 
@@ -89,9 +92,9 @@ pub mod root {
 }
 
 /// What a conductor or a service may ask of the host. One that the host does not know, or that is for the other of the two, is answered
-/// [`code::UNSUPPORTED`], at the first poll. After a session's (a service's) end, and once its conductor is faulted, all but [`call::NOW`] are
-/// answered [`code::CLOSED`]. A service has [`call::NOW`], [`call::SLEEP`], [`call::PUBLISH`] and [`call::CLIENTS`] (these two with the
-/// `session` in `meta`), and those that are said to be for services.
+/// [`code::UNSUPPORTED`], at the first poll. After a session's (a service's) end, once its conductor is faulted, and by an object that another
+/// has replaced, all but [`call::NOW`] are answered [`code::CLOSED`]. A service has [`call::NOW`], [`call::SLEEP`], [`call::PUBLISH`] and
+/// [`call::CLIENTS`] (these two with the `session` in `meta`), and those that are said to be for services.
 pub mod call {
     /// Send `body` on `/{id}/{subject}`, or with `client` on `/{id}/to/{client}/{subject}`; `meta` is a [`super::PublishMeta`].
     pub const PUBLISH: &str = "publish";
@@ -464,6 +467,8 @@ mod tests {
         assert!(json(&meta).ends_with(r#""time":9,"restoring":true,"state_version":4}"#));
         let names = [event::JOINING, event::LEFT, event::CONNECTED, event::DISCONNECTED, event::TIMER, event::LINK];
         assert_eq!(names, ["joining", "left", "connected", "disconnected", "timer", "link"]);
+        let reasons = [close::REQUESTED, close::CONDUCTOR, close::EXPIRED, close::HOST_STOPPING, close::REPLACED];
+        assert_eq!(reasons, ["requested", "conductor", "expired", "host_stopping", "replaced"]);
         let calls = [call::SAVE, call::TIMER, call::CANCEL_TIMER, call::GRANT, call::KICK, call::JOIN_RULES, call::LABELS];
         assert_eq!(calls, ["save", "timer", "cancel_timer", "grant", "kick", "join_rules", "labels"]);
     }

@@ -15,7 +15,7 @@ use conductor_abi::{
 use serde::Serialize;
 use tokio::runtime::Handle;
 
-use super::Service;
+use super::{Service, service::ONE_LIFE};
 use crate::{
     conductors::{
         Trouble,
@@ -188,7 +188,7 @@ impl HostObject for ServiceHost {
 
     fn spawn(&self, _: &[u8], task: FfiFuture<Reply>) -> Result<u64, Failure> {
         let service = self.service()?;
-        let added = service.add_task(|number| Task::new(service.clone(), number, task));
+        let added = service.add_task(|number| Task::new(service.clone(), ONE_LIFE, number, task));
         let (number, task) = added.map_err(no_task)?;
         service.world().pool.push(task);
         Ok(number)

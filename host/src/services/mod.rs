@@ -133,6 +133,16 @@ impl Services {
         result
     }
 
+    /// Closes the service of that name, if there is one, and forgets it.
+    pub async fn remove(&self, name: &str) {
+        let _changing = self.changing.lock().await;
+        let removed = self.list.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        if let Some(service) = removed {
+            service.close(CloseReason::Requested).await;
+        }
+        self.listen();
+    }
+
     async fn put(&self, wanted: Wanted) -> Result<(), Trouble> {
         let service = Service::new(wanted, &self.world);
         self.list.write().unwrap_or_else(PoisonError::into_inner).insert(service.wanted().name.clone(), service.clone());

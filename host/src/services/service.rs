@@ -59,6 +59,8 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 const LOSS_INTERVAL: Duration = Duration::from_secs(60);
 /// The number of the loop among the tasks.
 const LOOP: u64 = 0;
+/// A service that is replaced is another `Service`, so its tasks need not be told apart.
+pub(super) const ONE_LIFE: u32 = 0;
 
 /// A service of the settings, running or not.
 pub struct Service {
@@ -129,7 +131,9 @@ impl Service {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    pub(super) fn wanted(&self) -> &Wanted {
+    /// What the settings wanted.
+    #[must_use]
+    pub fn wanted(&self) -> &Wanted {
         &self.wanted
     }
 
@@ -161,7 +165,7 @@ impl Service {
             service.live(made).await;
             Reply::from(ROk(RVec::new()))
         };
-        let task = Task::new(self.clone(), LOOP, FfiFuture::new(life));
+        let task = Task::new(self.clone(), ONE_LIFE, LOOP, FfiFuture::new(life));
         self.lock().tasks.insert(LOOP, task.clone());
         self.world.pool.push(task);
         // A `create` that blocks its thread does not answer at all.
@@ -423,8 +427,8 @@ impl Owner for Service {
         &self.world.pool
     }
 
-    fn lane(&self) -> &Arc<Lane> {
-        &self.lane
+    fn lane(&self) -> Arc<Lane> {
+        self.lane.clone()
     }
 
     fn found_slow(&self) {
@@ -432,12 +436,12 @@ impl Owner for Service {
         self.lane.found_slow();
     }
 
-    fn remove_task(&self, number: u64) {
+    fn remove_task(&self, _: u32, number: u64) {
         let removed = self.lock().tasks.remove(&number);
         drop(removed);
     }
 
-    fn fault(&self, reason: &Arc<str>, _: &Slot) {
+    fn fault(&self, _: u32, reason: &Arc<str>, _: &Slot) {
         self.panicked(reason);
     }
 

@@ -32,13 +32,13 @@ pub trait Owner: Send + Sync + 'static {
     /// Its threads for plugin code.
     fn pool(&self) -> &Pool;
     /// Where it runs while it is slow.
-    fn lane(&self) -> &Arc<Lane>;
+    fn lane(&self) -> Arc<Lane>;
     /// It blocks its thread.
     fn found_slow(&self);
-    /// A task is over: it is forgotten.
-    fn remove_task(&self, number: u64);
-    /// A task panicked. On a thread for plugin code.
-    fn fault(&self, reason: &Arc<str>, slot: &Slot);
+    /// A task is over: it is forgotten. `life` is that of the object that spawned it, which another may have replaced.
+    fn remove_task(&self, life: u32, number: u64);
+    /// A task of the object of this `life` panicked. On a thread for plugin code.
+    fn fault(&self, life: u32, reason: &Arc<str>, slot: &Slot);
     /// A task ended with an error: for the log.
     fn task_failed(&self, error: &dyn Display);
     /// What it is called in [`fmt::Debug`].
@@ -49,17 +49,17 @@ impl Owner for Session {
     fn pool(&self) -> &Pool {
         &self.world().pool
     }
-    fn lane(&self) -> &Arc<Lane> {
-        &self.kind().lane
+    fn lane(&self) -> Arc<Lane> {
+        self.kind().lane.clone()
     }
     fn found_slow(&self) {
         self.kind().found_slow(self.id());
     }
-    fn remove_task(&self, number: u64) {
-        Self::remove_task(self, number);
+    fn remove_task(&self, life: u32, number: u64) {
+        Self::remove_task(self, life, number);
     }
-    fn fault(&self, reason: &Arc<str>, slot: &Slot) {
-        Self::fault(self, reason, slot);
+    fn fault(&self, life: u32, reason: &Arc<str>, slot: &Slot) {
+        Self::fault(self, Some(life), reason, slot);
     }
     fn task_failed(&self, error: &dyn Display) {
         tracing::warn!(session = %self.id(), %error, "a task of the conductor failed");
@@ -72,6 +72,8 @@ impl Owner for Session {
 /// One task. The same states as a session's, without a mailbox.
 pub struct Task<O = Session> {
     owner: Arc<O>,
+    /// That of the object that spawned it.
+    life: u32,
     number: u64,
     slow: AtomicBool,
     inner: Mutex<Inner>,
@@ -94,10 +96,10 @@ enum State {
 }
 
 impl<O: Owner> Task<O> {
-    /// A task of `owner`, to be pushed to the pool at once.
-    pub(crate) fn new(owner: Arc<O>, number: u64, future: FfiFuture<Reply>) -> Arc<Self> {
+    /// A task of what `owner` has in this `life`, to be pushed to the pool at once.
+    pub(crate) fn new(owner: Arc<O>, life: u32, number: u64, future: FfiFuture<Reply>) -> Arc<Self> {
         let inner = Mutex::new(Inner { future: Some(future), state: State::Queued, cancelled: false });
-        Arc::new(Self { owner, number, slow: AtomicBool::new(false), inner })
+        Arc::new(Self { owner, life, number, slow: AtomicBool::new(false), inner })
     }
 
     /// Ends it: its future is dropped on a thread for plugin code, soon.
@@ -117,11 +119,11 @@ impl<O: Owner> Task<O> {
     }
 
     fn finish(&self, reply: Option<Reply>, slot: &Slot) {
-        self.owner.remove_task(self.number);
+        self.owner.remove_task(self.life, self.number);
         let Some(RErr(failure)) = reply else { return };
         match failure.code {
             code::PANIC => match Trouble::from(&failure) {
-                Trouble::Faulted(reason) => self.owner.fault(&reason, slot),
+                Trouble::Faulted(reason) => self.owner.fault(self.life, &reason, slot),
                 other => self.owner.task_failed(&other),
             },
             code::CLOSED | code::CANCELLED => {}
@@ -164,7 +166,7 @@ impl<O: Owner> Job for Task<O> {
         self.finish(reply, slot);
     }
 
-    fn lane(&self) -> &Arc<Lane> {
+    fn lane(&self) -> Arc<Lane> {
         self.owner.lane()
     }
 
