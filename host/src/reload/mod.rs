@@ -11,6 +11,7 @@ mod load;
 use std::{
     collections::BTreeMap,
     fmt,
+    path::PathBuf,
     sync::{Arc, PoisonError},
     time::Instant,
 };
@@ -22,6 +23,7 @@ use crate::{
     conductors::{
         catalog::{Catalog, Type},
         library::{Hash, Libraries},
+        resolve::{Platform, resolve},
     },
     config::{Settings, Source},
     sessions::{
@@ -133,6 +135,8 @@ pub struct Reloader {
     started: Settings,
     libraries: Libraries,
     manager: Arc<Manager>,
+    /// The plugin files of the settings that were read last.
+    files: std::sync::Mutex<Vec<PathBuf>>,
     /// Held while one runs.
     running: Mutex<()>,
     /// In development mode, where every change reloads: what was refused last, by type, since each refusal is told once then.
@@ -150,7 +154,14 @@ impl Reloader {
     #[must_use]
     pub fn new(source: Source, started: Settings, libraries: Libraries, manager: Arc<Manager>, dev: bool) -> Arc<Self> {
         let refused = dev.then(std::sync::Mutex::default);
-        Arc::new(Self { source, started, libraries, manager, running: Mutex::new(()), refused })
+        let files = std::sync::Mutex::new(plugin_files(&started));
+        Arc::new(Self { source, started, libraries, manager, files, running: Mutex::new(()), refused })
+    }
+
+    /// The plugin files of all types, as the settings had them when they were read last.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Reloads, and moves sessions. Runs to its end, whoever asked. With `waits` it waits for another that runs.
@@ -190,6 +201,7 @@ impl Reloader {
     fn take_over(&self, runtime: &Handle) -> Result<(Option<Catalog>, BTreeMap<Arc<str>, Change>, Vec<String>), NotReloaded> {
         let (settings, _) =
             self.source.load().map_err(|mistakes| NotReloaded::WrongSettings(mistakes.iter().map(ToString::to_string).collect()))?;
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = plugin_files(&settings);
         let before = self.manager.catalog();
         let (mut types, mut changes) = (Vec::new(), BTreeMap::new());
         for (name, wanted) in &settings.types {
@@ -208,6 +220,11 @@ impl Reloader {
         let changed = types.len() != before.iter().count() || !types.iter().all(same);
         Ok((changed.then(|| Catalog::of(types)), changes, settings.differs_in(&self.started)))
     }
+}
+
+/// Where the plugin of each type is on this system.
+fn plugin_files(settings: &Settings) -> Vec<PathBuf> {
+    settings.types.values().map(|kind| resolve(Platform::CURRENT, &kind.plugin)).collect()
 }
 
 /// What a type is to be, of what it is and what was loaded.
