@@ -165,7 +165,7 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
         tracing::info!(sessions = restored, addresses = %addresses, "ready");
         if let Some(watch) = watch {
             reload::dev::welcome(settings, &addresses);
-            tokio::spawn(watch.run(reloader, settings.clone(), stop.subscribe()));
+            tokio::spawn(watch.run(reloader, stop.subscribe()));
         }
         signals.wait().await;
         tracing::info!("stopping; a second signal ends it at once");

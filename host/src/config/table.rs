@@ -219,7 +219,8 @@ table! {
         format: LogFormat = LOG_FORMAT, Text("auto");
     }
 
-    /// A type of session, one table each. `NAME` is 1 to 64 of `A-Z a-z 0-9 _ . -`; case matters.
+    /// A type of session, one table each. `NAME` is 1 to 64 of `A-Z a-z 0-9 _ . -`; case matters. Read again, with the plugins, on SIGHUP
+    /// and by `POST /v1/plugins/reload`.
     [TYPES] Type {
         /// The plugin's file. Without prefix and extension (`plugins/conductor_default`) it is found on every platform as
         /// `libconductor_default.so`, `conductor_default.dll` or `libconductor_default.dylib`; a whole file name is taken as it is.

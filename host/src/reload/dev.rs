@@ -14,7 +14,7 @@ use std::{
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{Change, Reloader, Report};
+use super::{Change, Reloader, Report, plugin_files};
 use crate::{
     conductors::resolve::{Platform, resolve},
     config::Settings,
@@ -48,19 +48,12 @@ impl Watched {
     }
 }
 
-fn look_at(settings: &Settings) -> BTreeMap<PathBuf, Seen> {
+fn look_at(files: Vec<PathBuf>) -> BTreeMap<PathBuf, Seen> {
     let seen = |file: &Path| {
         let metadata = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
         Some((metadata.modified().ok()?, metadata.len()))
     };
-    let plugins = settings.types.values().map(|kind| &kind.plugin).chain(settings.services.values().map(|service| &service.plugin));
-    let files = plugins.map(|plugin| resolve(Platform::CURRENT, plugin));
-    files
-        .map(|file| {
-            let seen = seen(&file);
-            (file, seen)
-        })
-        .collect()
+    files.into_iter().map(|file| (seen(&file), file)).map(|(seen, file)| (file, seen)).collect()
 }
 
 /// The files as they are before they are loaded at the start: what changes after is found.
@@ -71,19 +64,19 @@ impl Watch {
     /// Looks at the files of all types, before they are loaded.
     #[must_use]
     pub fn begin(settings: &Settings) -> Self {
-        let now = look_at(settings);
+        let now = look_at(plugin_files(settings));
         Self(Watched { loaded: now.clone(), last: now })
     }
 
     /// Reloads what changes until the host stops.
-    pub async fn run(self, reloader: Arc<Reloader>, settings: Settings, mut stopping: watch::Receiver<bool>) {
+    pub async fn run(self, reloader: Arc<Reloader>, mut stopping: watch::Receiver<bool>) {
         let Self(mut watched) = self;
         loop {
             tokio::select! {
                 _ = stopping.wait_for(|stop| *stop) => return,
                 () = tokio::time::sleep(LOOK) => {}
             }
-            if !watched.look(look_at(&settings)) {
+            if !watched.look(look_at(reloader.files())) {
                 continue;
             }
             match reloader.reload(Which::All, true).await {

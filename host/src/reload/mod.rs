@@ -12,6 +12,7 @@ mod services;
 use std::{
     collections::BTreeMap,
     fmt,
+    path::PathBuf,
     sync::{Arc, PoisonError},
     time::Instant,
 };
@@ -23,6 +24,7 @@ use crate::{
     conductors::{
         catalog::{Catalog, Type},
         library::{Hash, Libraries},
+        resolve::{Platform, resolve},
     },
     config::{Settings, Source},
     services::{Services, Wanted},
@@ -156,6 +158,8 @@ pub struct Reloader {
     libraries: Libraries,
     manager: Arc<Manager>,
     services: Arc<Services>,
+    /// The plugin files of the settings that were read last.
+    files: std::sync::Mutex<Vec<PathBuf>>,
     /// Held while one runs.
     running: Mutex<()>,
     /// In development mode, where every change reloads: what was refused last, by type, since each refusal is told once then.
@@ -180,7 +184,14 @@ impl Reloader {
         dev: bool,
     ) -> Arc<Self> {
         let refused = dev.then(std::sync::Mutex::default);
-        Arc::new(Self { source, started, libraries, manager, services, running: Mutex::new(()), refused })
+        let files = std::sync::Mutex::new(plugin_files(&started));
+        Arc::new(Self { source, started, libraries, manager, services, files, running: Mutex::new(()), refused })
+    }
+
+    /// The plugin files of all types and services, as the settings had them when they were read last.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Reloads, and moves sessions. Runs to its end, whoever asked. With `waits` it waits for another that runs.
@@ -220,6 +231,7 @@ impl Reloader {
     fn take_over(&self, runtime: &Handle) -> Result<Taken, NotReloaded> {
         let (settings, _) =
             self.source.load().map_err(|mistakes| NotReloaded::WrongSettings(mistakes.iter().map(ToString::to_string).collect()))?;
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = plugin_files(&settings);
         let before = self.manager.catalog();
         let (mut types, mut changes) = (Vec::new(), BTreeMap::new());
         for (name, wanted) in &settings.types {
@@ -252,6 +264,12 @@ struct Taken {
     types: BTreeMap<Arc<str>, Change>,
     services: services::Plan,
     needs_restart: Vec<String>,
+}
+
+/// Where the plugin of each type and service is on this system.
+fn plugin_files(settings: &Settings) -> Vec<PathBuf> {
+    let plugins = settings.types.values().map(|kind| &kind.plugin).chain(settings.services.values().map(|service| &service.plugin));
+    plugins.map(|plugin| resolve(Platform::CURRENT, plugin)).collect()
 }
 
 /// What a type is to be, of what it is and what was loaded.

@@ -2,7 +2,11 @@
 //! file: so one build makes as many versions as there are words.
 #![forbid(unsafe_code)]
 
-use std::{hint::black_box, time::Duration};
+use std::{
+    hint::black_box,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use conductor_sdk::prelude::*;
 
@@ -22,6 +26,8 @@ struct Config {
     #[serde(default)]
     name: String,
 }
+
+static LENT: Mutex<Option<Session>> = Mutex::new(None);
 
 /// Counts what it is asked to count.
 struct Counter {
@@ -62,6 +68,8 @@ impl Conductor for Counter {
             .on("tick_in", Self::tick_in)
             .on("ticks", Self::ticks)
             .on("spawn", Self::spawn)
+            .on("lend", Self::lend)
+            .on("use_lent", Self::use_lent)
             .on("stay", Self::stay)
             .on("crash", Self::crash)
     }
@@ -116,6 +124,18 @@ impl Counter {
             Ok(())
         })?;
         Ok(())
+    }
+
+    /// Leaves the handle on its session to others of this build.
+    async fn lend(&mut self, session: &Session, (): ()) -> Result<()> {
+        *LENT.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.clone());
+        Ok(())
+    }
+
+    /// Publishes in the session whose handle was left.
+    async fn use_lent(&mut self, _: &Session, (): ()) -> Result<()> {
+        let lent = LENT.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        lent.ok_or_else(|| Error::new("nothing was lent"))?.publish("lent", "").await
     }
 
     /// Takes this many milliseconds.
