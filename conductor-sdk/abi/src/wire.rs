@@ -33,6 +33,9 @@ pub mod event {
     pub const LINK: &str = "link";
     /// The session ends or the host stops; `subject` is the reason, one of [`close`](super::close).
     pub const CLOSE: &str = "close";
+
+    /// All that a conductor may be told.
+    pub const ALL: &[&str] = &[REQUEST, MESSAGE, JOINING, LEFT, CONNECTED, DISCONNECTED, TIMER, LINK, CLOSE];
 }
 
 /// Reasons of [`event::LEFT`].
@@ -106,6 +109,9 @@ pub mod call {
     pub const LABELS: &str = "labels";
     /// Close this session. Answered as soon as it is accepted: the conductor's own `close` comes after the current event.
     pub const CLOSE: &str = "close";
+
+    /// All that a conductor may ask.
+    pub const ALL: &[&str] = &[PUBLISH, CLIENTS, NOW, SLEEP, SAVE, TIMER, CANCEL_TIMER, GRANT, KICK, JOIN_RULES, LABELS, CLOSE];
 }
 
 /// Error codes below zero belong to this contract; zero and above to authors. The three of JSON-RPC 2.0 keep their meaning.
@@ -398,6 +404,9 @@ pub struct PanicData {
     /// `file:line:column`, where it is known.
     pub location: String,
 }
+
+#[cfg(test)]
+mod names;
 
 #[cfg(test)]
 mod tests {

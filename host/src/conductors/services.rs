@@ -43,7 +43,7 @@ impl SessionHost {
 
     fn session(&self) -> Result<Arc<Session>, Failure> {
         let session = self.session.upgrade().filter(|session| !session.status().is_over());
-        session.ok_or_else(|| Failure::new(code::CLOSED, "the session is closed"))
+        session.ok_or_else(|| Failure::new(code::CLOSED, rules::CLOSED))
     }
 
     /// The calls that need no waiting.
@@ -51,7 +51,7 @@ impl SessionHost {
         Some(match call.kind.as_str() {
             call::NOW => match self.session.upgrade() {
                 Some(session) => Ok(session.world().clock.millis().to_string().into_bytes()),
-                None => Err(Failure::new(code::CLOSED, "the session is closed")),
+                None => Err(Failure::new(code::CLOSED, rules::CLOSED)),
             },
             call::CLIENTS => self.session().and_then(|session| clients(&session)),
             call::CLOSE => self.session().and_then(|session| close(&session)),
@@ -103,7 +103,7 @@ fn clients(session: &Session) -> Result<Vec<u8>, Failure> {
 fn close(session: &Arc<Session>) -> Result<Vec<u8>, Failure> {
     let manager = session.world().manager.upgrade();
     let accepted = manager.is_some_and(|manager| manager.close_by_conductor(session));
-    accepted.then(Vec::new).ok_or_else(|| Failure::new(code::CLOSED, "the session is being closed, or not made yet"))
+    accepted.then(Vec::new).ok_or_else(|| Failure::new(code::CLOSED, rules::NOT_CLOSABLE))
 }
 
 async fn publish(session: &Session, call: &Event<'_>) -> Result<(), Failure> {
@@ -144,9 +144,9 @@ impl HostObject for SessionHost {
     fn spawn(&self, _: &[u8], task: FfiFuture<Reply>) -> Result<u64, Failure> {
         let session = self.session()?;
         let added = session.add_task(|number| Task::new(session.clone(), number, task));
-        let (number, task) = added.map_err(|trouble| {
-            let code = if matches!(trouble, Trouble::Overloaded) { code::OVERLOADED } else { code::CLOSED };
-            Failure::new(code, trouble.to_string())
+        let (number, task) = added.map_err(|trouble| match trouble {
+            Trouble::Overloaded => Failure::new(code::OVERLOADED, rules::TOO_MANY_TASKS),
+            other => Failure::new(code::CLOSED, other.to_string()),
         })?;
         session.world().pool.push(task);
         Ok(number)

@@ -24,9 +24,6 @@ use crate::conductors::{
     pool::{Job, Pool, Slot},
 };
 
-/// Tasks that one session may have at a time.
-pub const MAX_TASKS: usize = 10_000;
-
 /// One task. The same states as a session's, without a mailbox.
 pub struct Task {
     session: Arc<Session>,
