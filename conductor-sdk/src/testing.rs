@@ -26,6 +26,7 @@ mod snapshot;
 mod time;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{Arc, Mutex},
     time::Duration,
@@ -40,11 +41,11 @@ use conductor_abi::{
 use serde::Serialize;
 use serde_json::Value;
 
+pub use self::messages::{Logged, Published, Sent};
 use self::{
     events::{PEER, caller},
     fake::{FakeHost, State, lock},
 };
-pub use self::messages::{Logged, Published, Sent};
 use crate::{CloseReason, Conductor, Error, Result, Saved, Session, export, guard, logging};
 
 /// One conductor in one session, and the hands of the test around it.
@@ -238,6 +239,40 @@ impl Rig {
         lock(&self.state).closed = true;
         self.end();
         result
+    }
+
+    /// The names of all that the conductor was told since its start, its making apart: `request`, `message`, `joining`, … For a test that
+    /// wants to know what it has not tried.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
+    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
+    /// let _ = rig.request("fly", ());
+    /// assert!(rig.told().contains("request"));
+    /// ```
+    #[must_use]
+    pub fn told(&self) -> BTreeSet<String> {
+        lock(&self.state).told.clone()
+    }
+
+    /// The names of all that the conductor has asked of its session since its start: `publish`, `save`, `timer`, … (Spawned tasks and
+    /// lines for the log have none.)
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lamp;
+    /// # impl Conductor for Lamp {
+    /// #     type Config = ();
+    /// #     async fn create(session: &Session, _: ()) -> Result<Self> { session.publish("lamp", "off").await?; Ok(Lamp) }
+    /// # }
+    /// let rig = Rig::start::<Lamp>(()).unwrap();
+    /// assert!(rig.asked().contains("publish"));
+    /// ```
+    #[must_use]
+    pub fn asked(&self) -> BTreeSet<String> {
+        lock(&self.state).asked.clone()
     }
 
     /// How many spawned tasks run.

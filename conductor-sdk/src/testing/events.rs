@@ -24,14 +24,24 @@ pub(super) fn caller(port: &str, peer: &str) -> EventMeta {
 }
 
 impl Rig {
-    /// Tells the conductor, if it has this hook and is there. What it answers is logged where it is an error, as the host does.
+    /// Tells the conductor, if it has this hook and is there, what nobody waits for.
     pub(super) fn tell(&mut self, kind: &str, subject: &str, client: &str, meta: EventMeta) {
-        if self.faulted.is_some() {
-            return;
+        if self.faulted.is_none() {
+            // Logged there.
+            let _ = self.drive(kind, subject, client, &[], meta);
         }
-        if let Err(error) = self.tell_hook(kind, subject, client, &[], meta) {
+    }
+
+    /// Tells the conductor, if it has this hook. An error is logged as in the host, and the test gets it, too.
+    pub(super) fn drive(&mut self, kind: &str, subject: &str, client: &str, body: &[u8], meta: EventMeta) -> Result<()> {
+        let was_over = self.faulted.is_some() || self.is_closed();
+        let told = self.tell_hook(kind, subject, client, body, meta);
+        if let Err(error) = &told
+            && !was_over
+        {
             self.log(2, format!("the conductor failed at {kind}: {}", error.message()));
         }
+        told.map(drop)
     }
 
     /// Tells the conductor, if it has this hook; nothing otherwise.

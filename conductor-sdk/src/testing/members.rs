@@ -112,7 +112,7 @@ impl Rig {
     pub fn leave(&mut self, client: &str, reason: Leave) -> Result<()> {
         self.known(client)?;
         lock(&self.state).clients.retain(|member| member.id != client);
-        self.tell_hook(event::LEFT, reason.as_str(), client, &[], EventMeta::default()).map(drop)
+        self.drive(event::LEFT, reason.as_str(), client, &[], EventMeta::default())
     }
 
     /// The MQTT connection of a client that joined comes up.
@@ -130,7 +130,7 @@ impl Rig {
     /// ```
     pub fn connect(&mut self, client: &str) -> Result<()> {
         self.known(client)?;
-        self.tell_hook(event::CONNECTED, "", client, &[], EventMeta::default()).map(drop)
+        self.drive(event::CONNECTED, "", client, &[], EventMeta::default())
     }
 
     /// The last MQTT connection of a client ends.
@@ -146,7 +146,7 @@ impl Rig {
     /// rig.disconnect("ann").unwrap();
     /// ```
     pub fn disconnect(&mut self, client: &str) -> Result<()> {
-        self.tell_hook(event::DISCONNECTED, "", client, &[], EventMeta::default()).map(drop)
+        self.drive(event::DISCONNECTED, "", client, &[], EventMeta::default())
     }
 
     /// The link to the broker comes up or is lost.
@@ -163,7 +163,7 @@ impl Rig {
     /// rig.link(Link::Down).unwrap();
     /// ```
     pub fn link(&mut self, link: Link) -> Result<()> {
-        self.tell_hook(event::LINK, link.as_str(), "", &[], EventMeta::default()).map(drop)
+        self.drive(event::LINK, link.as_str(), "", &[], EventMeta::default())
     }
 
     fn known(&self, client: &str) -> Result<()> {

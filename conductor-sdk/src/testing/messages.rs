@@ -159,7 +159,7 @@ impl Rig {
         if grants.is_some_and(|grants| !rules::may_publish(grants.publish_list(), &name)) {
             return Err(refused(format!("{client:?} may not publish {name:?}")));
         }
-        self.tell_hook(event::MESSAGE, &name, &client, &payload, meta).map(drop)
+        self.drive(event::MESSAGE, &name, &client, &payload, meta)
     }
 
     /// What was sent since the last call.

@@ -15,7 +15,9 @@ fn names_and_listed(module: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         let value = value.split_once(';').unwrap().0;
         match kind.trim() {
             "&str" => names.push(name),
-            "&[&str]" => listed.extend(value.trim_matches([' ', '&', '[', ']', '\n']).split(',').map(str::trim).filter(|name| !name.is_empty())),
+            "&[&str]" => {
+                listed.extend(value.trim_matches([' ', '&', '[', ']', '\n']).split(',').map(str::trim).filter(|name| !name.is_empty()))
+            }
             other => panic!("{module}::{name} is a {other}"),
         }
     }
