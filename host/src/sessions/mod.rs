@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod directory;
 pub mod event;
+mod hearing;
 pub mod ids;
 mod joins;
 mod making;
