@@ -18,6 +18,9 @@ The commands of this repository:
                                 the tests need (Debian, as root), or says what is missing.
   cargo xtask bench [NAME …]    measures size, memory, requests, blocking (all, without a name); takes a few
                                 minutes, needs Linux and wrk.
+  cargo xtask bench abi         measures what the binary contract costs: nanoseconds for a request and a call of the
+                                host, milliseconds to load a plugin, its size and its lines.
+  cargo xtask bench author      runs the steps of docs/plugins.md in an empty folder, each with its time.
 ";
 
 /// What a command ends with: the status of the process, or why it could not do its work.

@@ -1,12 +1,17 @@
 //! The rig keeps the host's rules: deadlines, panics, grants, limits, the store behind the session.
 
-use std::{sync::mpsc, thread, time::Instant};
+use std::{future::IntoFuture as _, sync::mpsc, thread, time::Instant};
 
 use conductor_abi::rules;
 use tracing::Level;
 
 use super::*;
 use crate::{Grants, Join, Joining, Left, Message, Methods, Timer};
+
+thread_local! {
+    /// What an author may have kept of the session that was made last.
+    static KEPT: std::cell::RefCell<Option<Session>> = const { std::cell::RefCell::new(None) };
+}
 
 /// Does what it is told, in words.
 struct Actor {
@@ -16,6 +21,7 @@ struct Actor {
 impl Conductor for Actor {
     type Config = ();
     async fn create(session: &Session, (): ()) -> Result<Self> {
+        KEPT.with(|kept| *kept.borrow_mut() = Some(session.clone()));
         let refused = session.close().await.unwrap_err();
         Ok(Self { heard: vec![refused.message().to_owned()] })
     }
@@ -152,6 +158,11 @@ fn a_panic_in_a_task_faults_the_session_and_joins_are_refused_where_they_are_ask
     rig.expect_logged(Level::ERROR, "in a task");
     assert!(rig.join("bob").unwrap_err().message().contains("panic: in a task at "));
     assert!(rig.request("heard", ()).unwrap_err().message().contains("in a task"));
+    // Nothing may be asked any more, the time apart.
+    let kept = KEPT.with(|kept| kept.borrow_mut().take()).unwrap();
+    assert!(rig.run(kept.save(&1).into_future(), rules::DEADLINE).unwrap().unwrap_err().is_closed());
+    assert!(kept.spawn(async {}).unwrap_err().is_closed());
+    assert_eq!(kept.now().duration_since(std::time::UNIX_EPOCH).unwrap(), lock(&rig.state).now);
     // Told to nobody, and no fault of anybody.
     rig.advance(Duration::from_secs(30));
     rig.leave("ann", crate::Leave::Expired).unwrap_err();

@@ -45,6 +45,8 @@ use crate::{
 const LOG_LEVEL: u8 = 3;
 /// Calls that are under way at a time, at the most: more would only wait in mailboxes.
 const IN_FLIGHT: usize = 64;
+/// How long calls are made before they are measured.
+const WARM_UP: Duration = Duration::from_millis(100);
 /// As long as they can be, so that ids do not run out.
 const ID_DIGITS: u8 = 12;
 const PIN_DIGITS: u8 = 6;
@@ -150,9 +152,8 @@ fn measure(arguments: &Arguments, library: &Arc<Library>) -> Result<Report, Fail
     bench.clone().watch_interrupts(&runtime);
     runtime.block_on(async {
         bench.manager.start();
-        bench.clone().run_all(arguments, &mut report).await;
+        bench.clone().run_all(arguments, &broker, &mut report).await;
     });
-    report.published = broker.published();
     report.ended_early = bench.is_stopped();
     pool.stop();
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -188,8 +189,23 @@ impl Bench {
         self.stop.load(Ordering::Relaxed)
     }
 
-    async fn run_all(self: Arc<Self>, arguments: &Arguments, report: &mut Report) {
-        let before = resident();
+    /// One session through all of it, so that what a process needs once is there before anything is measured.
+    async fn warm_up(self: Arc<Self>, at_once: usize) {
+        let Ok(session) = self.manager.create(&self.type_name, Caller::host()).await else { return };
+        // What fails here fails again below, and is told there.
+        if self.clients > 0 {
+            let pin = session.record().pin;
+            let _ = self.manager.join(Some(session.id()), Some(pin), name_of(0), iot()).await;
+        }
+        let (mut report, sessions) = (Report::new("".as_ref(), "", [1, 1]), Arc::from([session.clone()]));
+        self.clone().drive(&sessions, WARM_UP, at_once, &mut report).await;
+        let _ = self.manager.close(session.id(), CloseReason::Requested, Caller::host()).await;
+    }
+
+    async fn run_all(self: Arc<Self>, arguments: &Arguments, broker: &CountingBroker, report: &mut Report) {
+        let at_once = IN_FLIGHT.min(arguments.sessions as usize * self.clients.max(1));
+        self.clone().warm_up(at_once).await;
+        let (before, published) = (resident(), broker.published());
         let mut sessions = Vec::new();
         let made = self.clone().each(arguments.sessions as usize, "create", move |bench, _| async move {
             let session = bench.manager.create(&bench.type_name, Caller::host()).await?;
@@ -214,7 +230,7 @@ impl Bench {
         report.join = joined.await.figures;
         let length = Duration::from_secs_f64(arguments.seconds);
         if self.request.is_some() || self.hears {
-            self.clone().drive(&sessions, length, report).await;
+            self.clone().drive(&sessions, length, at_once, report).await;
         }
         report.used_bytes = per_session(before, sessions.len());
         let (all, count) = (sessions.clone(), sessions.len());
@@ -230,6 +246,7 @@ impl Bench {
             }
         });
         report.close = closed.await.figures;
+        report.published = broker.published() - published;
         self.manager.stop().await;
     }
 
@@ -283,10 +300,10 @@ impl Bench {
     }
 
     /// Requests and messages in turn, to one session after the other, for this long.
-    async fn drive(self: Arc<Self>, sessions: &Arc<[Arc<Session>]>, length: Duration, report: &mut Report) {
+    async fn drive(self: Arc<Self>, sessions: &Arc<[Arc<Session>]>, length: Duration, at_once: usize, report: &mut Report) {
         self.done.store(0, Ordering::Relaxed);
         let progress = Progress::of_time("calls", length, self.clone());
-        let (begun, at_once) = (Instant::now(), IN_FLIGHT.min(sessions.len() * self.clients.max(1)));
+        let begun = Instant::now();
         let mut workers = JoinSet::new();
         for worker in 0..at_once {
             let (bench, sessions) = (self.clone(), sessions.clone());
