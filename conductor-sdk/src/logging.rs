@@ -51,7 +51,7 @@ struct ToHost {
     next_span: AtomicU64,
 }
 
-fn number(level: Level) -> u8 {
+pub(crate) fn number(level: Level) -> u8 {
     match level {
         Level::ERROR => 1,
         Level::WARN => 2,

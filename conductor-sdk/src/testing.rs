@@ -1,69 +1,54 @@
 //! Runs a conductor in a plain unit test: no host, no runtime, no waiting.
 //!
 //! The [`Rig`] drives the very object that the host would, through the same binary contract, with a host of its own behind
-//! it: messages are recorded, time is virtual, and a sleep is over as soon as nothing else is left to do.
+//! it: messages are recorded, time is virtual, and a sleep is over as soon as nothing else is left to do. What a conductor may ask is decided
+//! by the same code as in the host, so that what passes here passes there.
+//!
+//! A test drives the session ([`join`](Rig::join), [`message`](Rig::message), [`request`](Rig::request), [`advance`](Rig::advance), …) and
+//! looks at what became of it ([`published`](Rig::published), [`saved`](Rig::saved), [`grants`](Rig::grants), …), or says what it expects
+//! ([`expect_published`](Rig::expect_published), [`expect_logged`](Rig::expect_logged)): then the whole session is told where it was not so.
+//!
+//! - **Deadline.** An event has 5 s of virtual time, as by default in the host ([`set_deadline`](Rig::set_deadline) for another): what
+//!   waits longer is given up. What waits for another thread has as long in real time. A handler that blocks its thread blocks the test.
+//! - **Panic.** The conductor is faulted then, as in the host: it is told nothing more, requests answer with the panic, joins are
+//!   refused where it has [`joining`](crate::Conductor::joining) and go on otherwise.
+//! - **Restarts.** [`restart`](Rig::restart) plays the end of the host and its next start, also with newer code;
+//!   [`snapshot`](Rig::snapshot) and [`start_from_snapshot`](Rig::start_from_snapshot) do the same with bytes that can be kept in a file.
+//!
+//! What devices see (their connections, retained messages, quality of service) is the broker's affair and not played.
 
+mod events;
+mod expect;
 mod fake;
 mod members;
+mod messages;
 mod service;
+mod snapshot;
 mod time;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use conductor_abi::{
-    abi_stable::std_types::{RErr, ROk, RSlice},
     async_ffi::FfiFuture,
-    contract::{ConductorObj, Event, HostObj, Reply},
-    wire::{EventMeta, code, event, leave},
+    contract::{ConductorObj, HostObj, Reply},
+    rules,
+    wire::{EventMeta, code, event},
 };
 use serde::Serialize;
 use serde_json::Value;
 
-use self::fake::{FakeHost, State, lock};
+pub use self::messages::{Logged, Published, Sent};
 pub use self::service::{Announced, Asked, ServiceRig};
-use crate::{CloseReason, Conductor, Error, Result, Saved, Session, error::from_failure, export, guard, logging};
-
-/// A message that the conductor sent.
-///
-/// ```
-/// # fn f(sent: conductor_sdk::testing::Published) {
-/// assert_eq!(sent.name, "lamp");
-/// # }
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Published {
-    /// The client it was for; nothing where it was for all.
-    pub client: Option<String>,
-    /// The name after `/{id}/`.
-    pub name: String,
-    /// The payload.
-    pub payload: Vec<u8>,
-    /// 0 to 2.
-    pub qos: u8,
-    /// Whether the broker would keep it.
-    pub retain: bool,
-}
-
-/// A line that the conductor logged.
-///
-/// ```
-/// # fn f(line: conductor_sdk::testing::Logged) {
-/// assert_eq!(line.level, 3);
-/// # }
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Logged {
-    /// 1 error, 2 warn, 3 info, 4 debug, 5 trace.
-    pub level: u8,
-    /// The text.
-    pub message: String,
-}
+use self::{
+    events::{PEER, caller},
+    fake::{FakeHost, State, lock},
+};
+use crate::{CloseReason, Conductor, Error, Result, Saved, Session, export, guard, logging};
 
 /// One conductor in one session, and the hands of the test around it.
 ///
@@ -93,6 +78,7 @@ pub struct Rig {
     tasks: Vec<FfiFuture<Reply>>,
     /// Whether it is telling what followed from an event.
     following: bool,
+    deadline: Duration,
 }
 
 impl Rig {
@@ -109,7 +95,7 @@ impl Rig {
     /// assert!(Rig::start::<Lamp>(serde_json::json!({ "colour": "red" })).is_err());
     /// ```
     pub fn start<C: Conductor>(config: impl Serialize) -> Result<Self> {
-        Self::start_with::<C>(config, None)
+        Self::start_with::<C>(config, State { making: true, ..State::default() })
     }
 
     /// As [`start`](Self::start), in a session that has saved state: `C::restore` runs. The state may be what an earlier build saved.
@@ -129,14 +115,39 @@ impl Rig {
     /// assert!(Rig::start_from::<Score>((), 0, "much").is_err());
     /// ```
     pub fn start_from<C: Conductor>(config: impl Serialize, version: u32, bytes: impl AsRef<[u8]>) -> Result<Self> {
-        Self::start_with::<C>(config, Some(Saved::new(version, bytes.as_ref().to_vec())))
+        let saved = Some(Saved::new(version, bytes.as_ref().to_vec()));
+        Self::start_with::<C>(config, State { saved, ..State::default() })
     }
 
-    fn start_with<C: Conductor>(config: impl Serialize, saved: Option<Saved>) -> Result<Self> {
-        let state = Arc::new(Mutex::new(State { now: Duration::from_secs(1_000_000_000), saved, ..State::default() }));
-        let mut rig = Self { hooks: Vec::new(), conductor: None, faulted: None, state, tasks: Vec::new(), following: false };
+    fn start_with<C: Conductor>(config: impl Serialize, state: State) -> Result<Self> {
+        let now = state.now.max(Duration::from_secs(1_000_000_000));
+        let state = Arc::new(Mutex::new(State { now, ..state }));
+        let (hooks, tasks, deadline) = (Vec::new(), Vec::new(), rules::DEADLINE);
+        let mut rig = Self { hooks, conductor: None, faulted: None, state, tasks, following: false, deadline };
         rig.make::<C>(config)?;
+        lock(&rig.state).making = false;
+        rig.follow_up();
         Ok(rig)
+    }
+
+    /// How long each event may take from now on, other than 5 s. ([`close`](Self::close) has 10 s in any case.)
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # use std::time::Duration;
+    /// struct Slow;
+    /// impl Conductor for Slow {
+    ///     type Config = ();
+    ///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Slow) }
+    ///     async fn message(&mut self, session: &Session, _: &Message) -> Result<()> { session.sleep(Duration::from_secs(2)).await }
+    /// }
+    /// let mut rig = Rig::start::<Slow>(()).unwrap();
+    /// assert!(rig.message("ann", "say", "hi").is_ok());
+    /// rig.set_deadline(Duration::from_secs(1));
+    /// assert!(rig.message("ann", "say", "hi").unwrap_err().message().contains("deadline"));
+    /// ```
+    pub fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = deadline;
     }
 
     /// The host is killed and starts again, with `C` as the plugin's newest code: conductor and tasks are gone without a word; clients,
@@ -155,14 +166,14 @@ impl Rig {
     /// ```
     pub fn restart<C: Conductor>(&mut self, config: impl Serialize) -> Result<()> {
         if lock(&self.state).closed {
-            return Err(Error::of(code::CLOSED, "the session is closed"));
+            return Err(Error::of(code::CLOSED, rules::CLOSED));
         }
         // What the old life still says while it is dropped, it says to nobody.
         let state = std::mem::take(&mut *lock(&self.state));
         lock(&self.state).closed = true;
         self.end();
-        let State { now, clients, rules, labels, saved, timers, published, logged, .. } = state;
-        let state = State { now, clients, rules, labels, saved, timers, published, logged, ..State::default() };
+        let State { now, clients, rules, labels, saved, timers, kicked, published, logged, told, asked, .. } = state;
+        let state = State { now, clients, rules, labels, saved, timers, kicked, published, logged, told, asked, ..State::default() };
         (self.state, self.faulted) = (Arc::new(Mutex::new(state)), None);
         self.make::<C>(config)?;
         self.follow_up();
@@ -178,8 +189,19 @@ impl Rig {
         self.hooks = offer.manifest().hooks;
         let saved = lock(&self.state).saved.clone();
         let created = guard::run(Some(&session), offer.create(session.clone(), &config, saved));
-        self.conductor = Some(self.run(created)?);
-        Ok(())
+        self.take_in(created)
+    }
+
+    /// Waits for what is made, and keeps it as what is told from now on.
+    fn take_in(&mut self, created: impl Future<Output = Result<ConductorObj>>) -> Result<()> {
+        match self.run(created, self.deadline) {
+            Some(Ok(conductor)) if self.faulted.is_none() => self.conductor = Some(conductor),
+            Some(Err(error)) => return Err(error),
+            None => return Err(Error::of(code::DEADLINE, rules::GIVEN_UP)),
+            // A task that it spawned panicked meanwhile.
+            Some(Ok(conductor)) => drop(conductor),
+        }
+        self.faulted.clone().map_or(Ok(()), Err)
     }
 
     /// Asks for a method; `()` as parameters means none.
@@ -196,27 +218,12 @@ impl Rig {
     /// ```
     pub fn request(&mut self, method: &str, params: impl Serialize) -> Result<Value> {
         let body = serde_json::to_vec(&params)?;
-        let reply = self.event(event::REQUEST, method, "", &body, EventMeta::default())?;
+        let reply = self.event(event::REQUEST, method, "", &body, caller("admin", PEER))?;
         Ok(serde_json::from_slice(&reply)?)
     }
 
-    /// A client sends a message, QoS 0, not retained.
-    ///
-    /// # Errors
-    /// What the conductor's `message` answered.
-    ///
-    /// ```
-    /// # use conductor_sdk::{prelude::*, testing::Rig};
-    /// # struct Lamp;
-    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
-    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
-    /// rig.message("ann", "switch", "on").unwrap();
-    /// ```
-    pub fn message(&mut self, client: &str, name: &str, payload: impl AsRef<[u8]>) -> Result<()> {
-        self.event(event::MESSAGE, name, client, payload.as_ref(), EventMeta::default()).map(drop)
-    }
-
-    /// Closes the conductor, drops it and ends its tasks. Later events answer that it is closed.
+    /// Closes the conductor, drops it and ends its tasks. Later events answer that it is closed. After
+    /// [`Session::close`](crate::Session::close) the host would do this by itself; here it is the test's to do.
     ///
     /// # Errors
     /// What the conductor's `close` answered.
@@ -229,36 +236,50 @@ impl Rig {
     /// rig.close(CloseReason::Requested).unwrap();
     /// ```
     pub fn close(&mut self, reason: CloseReason) -> Result<()> {
-        let result = self.event(event::CLOSE, reason.as_str(), "", &[], EventMeta::default()).map(drop);
+        let ended = lock(&self.state).ending.replace(reason).is_some();
+        let result = match self.faulted {
+            // A faulted one is told nothing, and its session ends all the same.
+            Some(_) if !ended => Ok(()),
+            _ if ended => Err(Error::of(code::CLOSED, rules::CLOSED)),
+            _ => self.tell_hook(event::CLOSE, reason.as_str(), "", &[], EventMeta::default()).map(drop),
+        };
         lock(&self.state).closed = true;
         self.end();
         result
     }
 
-    /// What was sent since the last call.
+    /// The names of all that the conductor was told since its start, its making apart: `request`, `message`, `joining`, … For a test that
+    /// wants to know what it has not tried.
     ///
     /// ```
     /// # use conductor_sdk::{prelude::*, testing::Rig};
     /// # struct Lamp;
     /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
     /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
-    /// assert!(rig.published().is_empty());
+    /// let _ = rig.request("fly", ());
+    /// assert!(rig.told().contains("request"));
     /// ```
-    pub fn published(&mut self) -> Vec<Published> {
-        std::mem::take(&mut lock(&self.state).published)
+    #[must_use]
+    pub fn told(&self) -> BTreeSet<String> {
+        lock(&self.state).told.clone()
     }
 
-    /// What was logged since the last call. (Not where the test binary has a `tracing` subscriber of its own.)
+    /// The names of all that the conductor has asked of its session since its start: `publish`, `save`, `timer`, … (Spawned tasks and
+    /// lines for the log have none.)
     ///
     /// ```
     /// # use conductor_sdk::{prelude::*, testing::Rig};
     /// # struct Lamp;
-    /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
-    /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
-    /// assert!(rig.logged().is_empty());
+    /// # impl Conductor for Lamp {
+    /// #     type Config = ();
+    /// #     async fn create(session: &Session, _: ()) -> Result<Self> { session.publish("lamp", "off").await?; Ok(Lamp) }
+    /// # }
+    /// let rig = Rig::start::<Lamp>(()).unwrap();
+    /// assert!(rig.asked().contains("publish"));
     /// ```
-    pub fn logged(&mut self) -> Vec<Logged> {
-        std::mem::take(&mut lock(&self.state).logged)
+    #[must_use]
+    pub fn asked(&self) -> BTreeSet<String> {
+        lock(&self.state).asked.clone()
     }
 
     /// How many spawned tasks run.
@@ -289,100 +310,6 @@ impl Rig {
         let state = lock(&self.state);
         state.closed || state.closing
     }
-
-    /// Tells the conductor, if it has this hook. What it answers is logged where it is an error, as the host does.
-    fn tell(&mut self, kind: &str, subject: &str, client: &str, meta: EventMeta) {
-        if let Err(error) = self.tell_hook(kind, subject, client, meta) {
-            let message = format!("the conductor failed at {kind}: {}", error.message());
-            lock(&self.state).logged.push(Logged { level: 2, message });
-        }
-    }
-
-    /// Tells the conductor, if it has this hook; nothing otherwise.
-    fn tell_hook(&mut self, kind: &str, subject: &str, client: &str, meta: EventMeta) -> Result<Option<Vec<u8>>> {
-        if !self.hooks.iter().any(|hook| hook == kind) {
-            return Ok(None);
-        }
-        self.event(kind, subject, client, &[], meta).map(Some)
-    }
-
-    /// What the last event led to, in the order in which the host would tell it.
-    fn follow_up(&mut self) {
-        // What follows from these is told by the same loop.
-        if !std::mem::replace(&mut self.following, true) {
-            self.tell_what_follows();
-            self.following = false;
-        }
-    }
-
-    fn tell_what_follows(&mut self) {
-        loop {
-            let kicked = std::mem::take(&mut lock(&self.state).kicked);
-            for client in &kicked {
-                self.tell(event::LEFT, leave::KICKED, client, EventMeta::default());
-            }
-            let due = {
-                let mut state = lock(&self.state);
-                let now = state.now;
-                let live = !(state.closed || state.closing);
-                live.then(|| state.next_timer(now)).flatten().map(|(_, name)| (state.fire(&name), name))
-            };
-            match due {
-                Some((late, name)) => {
-                    let mut meta = EventMeta::default();
-                    meta.late = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
-                    self.tell(event::TIMER, &name, "", meta);
-                }
-                None if kicked.is_empty() => return,
-                None => {}
-            }
-        }
-    }
-
-    fn event(&mut self, kind: &str, subject: &str, client: &str, body: &[u8], mut meta: EventMeta) -> Result<Vec<u8>> {
-        meta.time = u64::try_from(lock(&self.state).now.as_millis()).unwrap_or(u64::MAX);
-        let meta = serde_json::to_vec(&meta)?;
-        if let Some(fault) = &self.faulted {
-            return Err(fault.clone());
-        }
-        let mut conductor = self.conductor.take().ok_or_else(|| Error::of(code::CLOSED, "the conductor is closed"))?;
-        let event = Event {
-            kind: kind.into(),
-            subject: subject.into(),
-            client: client.into(),
-            meta: RSlice::from_slice(&meta),
-            body: RSlice::from_slice(body),
-        };
-        let reply = self.run(conductor.handle(event));
-        self.conductor = Some(conductor);
-        let answer = self.answer(reply);
-        if kind != event::CLOSE {
-            self.follow_up();
-        }
-        answer
-    }
-
-    fn answer(&mut self, reply: Reply) -> Result<Vec<u8>> {
-        match reply {
-            ROk(bytes) => Ok(bytes.to_vec()),
-            RErr(failure) => {
-                let error = from_failure(&failure);
-                if failure.code == code::PANIC {
-                    self.faulted = Some(error.clone());
-                    self.end();
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Drops the conductor and its tasks. They may still call the host: outside of its lock.
-    fn end(&mut self) {
-        self.tasks.clear();
-        let spawned = std::mem::take(&mut lock(&self.state).spawned);
-        drop(spawned);
-        self.conductor = None;
-    }
 }
 
 impl Drop for Rig {
@@ -393,9 +320,11 @@ impl Drop for Rig {
 
 impl fmt::Debug for Rig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rig").field("tasks", &self.tasks.len()).finish_non_exhaustive()
+        f.write_str(&self.report())
     }
 }
 
+#[cfg(test)]
+mod host_rules;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,9 @@
 //! `cargo xtask bench`: what a session costs, and how fast conductors are asked. Figures depend on the machine; ratios are taken
 //! within one run, from slices that alternate.
 
+mod abi;
+mod author;
+
 use std::{
     error::Error,
     fs,
@@ -20,11 +23,16 @@ const ROUNDS: usize = 9;
 const SLICE: &str = "2s";
 const CONNECTIONS: usize = 64;
 
-/// Runs the named benchmarks, or all.
+/// Runs the named benchmarks, or all of those that go together.
 pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
+    match names {
+        [name] if name == "abi" => return abi::run(),
+        [name] if name == "author" => return author::run(),
+        _ => {}
+    }
     let all = ["size", "memory", "requests", "blocking"];
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
-        return Err(format!("there is no benchmark {unknown:?}; there are: {}", all.join(", ")).into());
+        return Err(format!("there is no benchmark {unknown:?}; there are: {}, and by itself abi or author", all.join(", ")).into());
     }
     let wanted = |name: &str| names.is_empty() || names.iter().any(|other| other == name);
     build()?;

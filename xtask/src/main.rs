@@ -27,6 +27,9 @@ The commands of this repository:
                                 release, without one). Needs cargo-semver-checks.
   cargo xtask keep-plugins LABEL
                                 builds plugins for tests/abi, where every later host must load them.
+  cargo xtask bench abi         measures what the binary contract costs: nanoseconds for a request and a call of the
+                                host, milliseconds to load a plugin, its size and its lines.
+  cargo xtask bench author      runs the steps of docs/plugins.md in an empty folder, each with its time.
 ";
 
 /// What a command ends with: the status of the process, or why it could not do its work.

@@ -1,7 +1,7 @@
 //! What a conductor may ask for, decided in one place: the host and the SDK's test kit both go by it, so that what passes in a test
 //! passes in a session. Each function's error is a sentence for the author, to go with [`code::REFUSED`](crate::wire::code::REFUSED).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::wire::{Grants, TimerMeta};
 
@@ -23,6 +23,80 @@ pub const MAX_LABEL: usize = 256;
 pub const MAX_FILTERS: usize = 64;
 /// The longest of them, in bytes.
 pub const MAX_FILTER: usize = 1024;
+
+/// The most bytes of one message, where the broker is in the host.
+pub const MAX_PAYLOAD: usize = 256 << 10;
+/// The most bytes that a conductor may answer.
+pub const MAX_REPLY: usize = 16 << 20;
+/// Tasks that one session may have at a time.
+pub const MAX_TASKS: usize = 10_000;
+/// How long an event may take, where the host's settings say nothing else.
+pub const DEADLINE: Duration = Duration::from_secs(5);
+/// How long the last event may take, with the drops behind it.
+pub const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a join is good for, where the host's settings say nothing else.
+pub const GRANT_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Said of an event whose deadline passed.
+pub const GIVEN_UP: &str = "the session's conductor did not answer within its deadline";
+/// Said of a join that is new while nobody new may.
+pub const LOCKED: &str = "the session is locked";
+/// Said of a join that is new while there are as many clients as may be.
+pub const FULL: &str = "the session is full";
+/// Said of a call after the end.
+pub const CLOSED: &str = "the session is closed";
+/// Said where a session cannot be closed by its conductor.
+pub const NOT_CLOSABLE: &str = "the session is being closed, or not made yet";
+/// Said of a change of a session that is in the store no more.
+pub const NOT_STORED: &str = "there is no such session";
+/// Said of what needs a running host, while it stops.
+pub const STOPPING: &str = "the host is stopping";
+
+/// Said of a task beyond [`MAX_TASKS`], with [`code::OVERLOADED`](crate::wire::code::OVERLOADED).
+pub const TOO_MANY_TASKS: &str = "a session has at most 10000 tasks at a time";
+
+/// Can a conductor answer this many bytes?
+///
+/// # Errors
+/// Why not, to go with [`code::INTERNAL`](crate::wire::code::INTERNAL).
+pub fn reply(bytes: usize) -> Result<(), String> {
+    if bytes > MAX_REPLY {
+        return Err(format!("the conductor answered {bytes} bytes; at most {MAX_REPLY} are passed on"));
+    }
+    Ok(())
+}
+
+/// Can a message have this many bytes, where the broker takes `most`?
+///
+/// # Errors
+/// Why not.
+pub fn payload(bytes: usize, most: usize) -> Result<(), String> {
+    if bytes > most {
+        return Err(format!("a message of {bytes} bytes is longer than {most}"));
+    }
+    Ok(())
+}
+
+/// May a client that is granted these filters (nothing is everything in its session) publish under this name?
+#[must_use]
+pub fn may_publish(filters: Option<&[String]>, name: &str) -> bool {
+    let is_name = !name.contains(['+', '#', '\0']);
+    is_name && filters.is_none_or(|filters| filters.iter().any(|filter| covers(filter, name)))
+}
+
+fn covers(filter: &str, name: &str) -> bool {
+    let mut names = name.split('/');
+    for level in filter.split('/') {
+        match (level, names.next()) {
+            (_, None) => return false,
+            ("#", Some(_)) => return true,
+            ("+", Some(_)) => {}
+            (level, Some(name)) if level == name => {}
+            _ => return false,
+        }
+    }
+    names.next().is_none()
+}
 
 /// Can a message be sent under this name, with this quality of service?
 ///
@@ -142,6 +216,13 @@ mod tests {
         for (name, value) in [("", "x"), (&long, ""), ("x", &long)] {
             assert!(labels(&BTreeMap::from([(name.to_owned(), value.to_owned())])).is_err());
         }
+    }
+
+    #[test]
+    fn what_is_large_has_a_limit() {
+        assert!(TOO_MANY_TASKS.contains(&MAX_TASKS.to_string()));
+        assert!(reply(MAX_REPLY).is_ok() && reply(MAX_REPLY + 1).is_err());
+        assert!(payload(MAX_PAYLOAD, MAX_PAYLOAD).is_ok() && payload(MAX_PAYLOAD + 1, MAX_PAYLOAD).is_err());
     }
 
     #[test]

@@ -42,6 +42,12 @@ pub mod event {
     pub const SESSION_OPENED: &str = "session_opened";
     /// To a service: a session has closed; `subject` is the reason, one of [`close`](super::close); `meta` has its `session` and `type`.
     pub const SESSION_CLOSED: &str = "session_closed";
+
+    /// All that a service alone may be told; and requests, messages, the link and its close like a conductor.
+    pub const OF_SERVICES: &[&str] = &[SESSION_OPENED, SESSION_CLOSED];
+
+    /// All that a conductor may be told.
+    pub const ALL: &[&str] = &[REQUEST, MESSAGE, JOINING, LEFT, CONNECTED, DISCONNECTED, TIMER, LINK, CLOSE];
 }
 
 /// Reasons of [`event::LEFT`].
@@ -133,6 +139,12 @@ pub mod call {
     /// For services: ask the conductor of the session that `meta`, a [`super::SessionMeta`], names; `subject` is the method, `body` its
     /// parameters as JSON. The reply is the conductor's; so is an error of zero and above.
     pub const ASK: &str = "ask";
+
+    /// All that a service alone may ask.
+    pub const OF_SERVICES: &[&str] = &[SESSIONS, CREATE_SESSION, CLOSE_SESSION, ASK];
+
+    /// All that a conductor may ask.
+    pub const ALL: &[&str] = &[PUBLISH, CLIENTS, NOW, SLEEP, SAVE, TIMER, CANCEL_TIMER, GRANT, KICK, JOIN_RULES, LABELS, CLOSE];
 }
 
 /// Error codes below zero belong to this contract; zero and above to authors. The three of JSON-RPC 2.0 keep their meaning.
@@ -440,6 +452,9 @@ pub struct PanicData {
     /// `file:line:column`, where it is known.
     pub location: String,
 }
+
+#[cfg(test)]
+mod names;
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
-//! The host behind a rig: records, and keeps a virtual time.
+//! The host behind a rig: records, and keeps a virtual time. What may be asked is decided by `conductor_abi::rules`, as in the host.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,29 +18,53 @@ use conductor_abi::{
 };
 
 use super::{Logged, Published};
-use crate::{Grants, Saved};
+use crate::{CloseReason, Grants, Saved};
 
 #[derive(Default)]
 pub(super) struct State {
     pub(super) now: Duration,
     /// In the order of their first join.
-    pub(super) clients: Vec<(String, Grants)>,
+    pub(super) clients: Vec<Member>,
     pub(super) rules: JoinRules,
     pub(super) labels: BTreeMap<String, String>,
     /// The version and the bytes.
     pub(super) saved: Option<Saved>,
     pub(super) timers: BTreeMap<String, Armed>,
     /// Clients that were sent away, not told yet.
+    pub(super) leaving: Vec<String>,
+    /// Clients that were sent away, for the test to look at.
     pub(super) kicked: Vec<String>,
     pub(super) published: Vec<Published>,
     pub(super) logged: Vec<Logged>,
-    pub(super) sleepers: BTreeMap<(Duration, u64), Waker>,
+    pub(super) sleepers: BTreeMap<(Duration, u64), Sleeper>,
+    /// An event is being polled, and not a task.
+    pub(super) in_event: bool,
     pub(super) spawned: Vec<FfiFuture<Reply>>,
+    /// Tasks beside `spawned`.
+    pub(super) running: usize,
     pub(super) count: u64,
-    /// The conductor asked for it.
+    /// A new session is being made: it is not in the store yet.
+    pub(super) making: bool,
+    /// The conductor asked for its end.
     pub(super) closing: bool,
+    /// Its last event is told, for this reason.
+    pub(super) ending: Option<CloseReason>,
+    /// The conductor panicked.
+    pub(super) faulted: bool,
     /// Nothing may be asked any more.
     pub(super) closed: bool,
+    /// The names of all events that were told and of all calls that were made.
+    pub(super) told: BTreeSet<String>,
+    pub(super) asked: BTreeSet<String>,
+}
+
+/// A client that joined.
+#[derive(Clone)]
+pub(super) struct Member {
+    pub(super) id: String,
+    pub(super) grants: Grants,
+    /// In seconds since the Unix epoch.
+    pub(super) expires_at: u64,
 }
 
 /// A timer that is set.
@@ -52,15 +76,32 @@ pub(super) struct Armed {
     pub(super) every: Option<Duration>,
 }
 
+pub(super) struct Sleeper {
+    pub(super) waker: Waker,
+    /// Of the event that is handled, and not of a task.
+    pub(super) of_event: bool,
+}
+
 impl State {
     pub(super) fn has(&self, client: &str) -> bool {
-        self.clients.iter().any(|(known, _)| known == client)
+        self.clients.iter().any(|member| member.id == client)
+    }
+
+    pub(super) fn member(&mut self, client: &str) -> Option<&mut Member> {
+        self.clients.iter_mut().find(|member| member.id == client)
     }
 
     /// The timer that is due first, of those due by `end`.
     pub(super) fn next_timer(&self, end: Duration) -> Option<(Duration, String)> {
         let (name, first) = self.timers.iter().min_by_key(|(_, armed)| (armed.due, armed.number))?;
         (first.due <= end).then(|| (first.due, name.clone()))
+    }
+
+    /// The client whose grant ends first, of those that end by `end`.
+    pub(super) fn next_expiry(&self, end: Duration) -> Option<(Duration, String)> {
+        let first = self.clients.iter().min_by_key(|member| member.expires_at)?;
+        let ends = Duration::from_secs(first.expires_at);
+        (ends <= end).then(|| (ends, first.id.clone()))
     }
 
     /// Takes a due timer off, or on to its next due time that is not over yet; how late it is.
@@ -76,6 +117,20 @@ impl State {
         }
         late
     }
+
+    pub(super) fn millis(&self) -> u64 {
+        u64::try_from(self.now.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether the session is in the store, where the rest of what it is lies.
+    fn stored(&self) -> Result<(), Failure> {
+        let ends = self.ending.is_some_and(|reason| reason != CloseReason::HostStopping);
+        if self.closing || ends { Err(closed(rules::NOT_STORED)) } else { Ok(()) }
+    }
+
+    fn host_runs(&self) -> Result<(), Failure> {
+        if self.ending == Some(CloseReason::HostStopping) { Err(closed(rules::STOPPING)) } else { Ok(()) }
+    }
 }
 
 pub(in crate::testing) fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -88,82 +143,97 @@ impl FakeHost {
     fn answer(&self, call: &Event<'_>) -> Result<Vec<u8>, Failure> {
         let mut state = lock(&self.0);
         match call.kind.as_str() {
-            call::NOW => Ok(state.now.as_millis().to_string().into_bytes()),
-            _ if state.closed => Err(Failure::new(code::CLOSED, "the session is closed")),
+            call::NOW => return Ok(state.millis().to_string().into_bytes()),
+            _ if state.closed || state.faulted => return Err(closed(rules::CLOSED)),
             call::CLIENTS => {
-                let infos: Vec<_> = state.clients.iter().map(|(id, _)| client_info(id)).collect();
-                serde_json::to_vec(&infos).map_err(|e| Failure::new(code::INTERNAL, e.to_string()))
+                let now = state.now.as_secs();
+                let infos: Vec<_> = state.clients.iter().filter(|member| member.expires_at > now).map(client_info).collect();
+                return serde_json::to_vec(&infos).map_err(|e| Failure::new(code::INTERNAL, e.to_string()));
             }
-            call::PUBLISH => {
-                let meta: PublishMeta = meta(call)?;
-                let name = call.subject.to_string();
-                rules::publish(&name, meta.qos).map_err(refused)?;
-                let client = Some(call.client.to_string()).filter(|client| !client.is_empty());
-                if let Some(client) = client.as_ref().filter(|client| !state.has(client)) {
-                    return Err(nobody(client));
-                }
-                let payload = call.body.to_vec();
-                state.published.push(Published { client, name, payload, qos: meta.qos, retain: meta.retain });
-                Ok(Vec::new())
-            }
+            call::PUBLISH => publish(&mut state, call)?,
             call::SAVE => {
                 let meta: SaveMeta = meta(call)?;
                 rules::state(call.body.len(), rules::MAX_STATE).map_err(refused)?;
+                state.stored()?;
                 state.saved = Some(Saved::new(meta.version, call.body.to_vec()));
-                Ok(Vec::new())
             }
             call::TIMER => {
                 let (name, meta) = (call.subject.to_string(), meta::<TimerMeta>(call)?);
                 let others = state.timers.len() - usize::from(state.timers.contains_key(&name));
                 rules::timer(&name, &meta, others).map_err(refused)?;
+                state.stored()?;
                 state.count += 1;
                 let due = state.now + Duration::from_millis(meta.after.max(1));
                 let armed = Armed { due, number: state.count, every: meta.every.map(Duration::from_millis) };
                 state.timers.insert(name, armed);
-                Ok(Vec::new())
             }
             call::CANCEL_TIMER => {
-                state.timers.remove(call.subject.as_str());
-                Ok(Vec::new())
+                if state.timers.contains_key(call.subject.as_str()) {
+                    state.stored()?;
+                    state.timers.remove(call.subject.as_str());
+                }
             }
             call::GRANT => {
                 let grants: wire::Grants = body(call)?;
                 rules::grants(&grants).map_err(refused)?;
+                state.host_runs()?;
+                state.stored()?;
                 let client = call.client.as_str();
-                let known = state.clients.iter_mut().find(|(known, _)| known == client).ok_or_else(|| nobody(client))?;
-                known.1 = Grants::from_wire(grants);
-                Ok(Vec::new())
+                state.member(client).ok_or_else(|| nobody(client))?.grants = Grants::from_wire(grants);
             }
             call::KICK => {
                 let client = call.client.to_string();
+                state.host_runs()?;
                 if !state.has(&client) {
                     return Err(nobody(&client));
                 }
-                state.clients.retain(|(known, _)| *known != client);
+                state.stored()?;
+                state.clients.retain(|member| member.id != client);
+                state.leaving.push(client.clone());
                 state.kicked.push(client);
-                Ok(Vec::new())
             }
             call::JOIN_RULES => {
                 let changed: JoinRules = body(call)?;
+                state.stored()?;
                 let JoinRules { locked, max_clients, .. } = state.rules;
                 (state.rules.locked, state.rules.max_clients) = (changed.locked.or(locked), changed.max_clients.or(max_clients));
-                Ok(Vec::new())
             }
             call::LABELS => {
                 let labels = body(call)?;
                 rules::labels(&labels).map_err(refused)?;
+                state.stored()?;
                 state.labels = labels;
-                Ok(Vec::new())
             }
             call::CLOSE => {
-                if std::mem::replace(&mut state.closing, true) {
-                    return Err(Failure::new(code::CLOSED, "the session is being closed already"));
+                if state.making || state.ending.is_some() || std::mem::replace(&mut state.closing, true) {
+                    return Err(closed(rules::NOT_CLOSABLE));
                 }
-                Ok(Vec::new())
             }
-            other => Err(Failure::new(code::UNSUPPORTED, format!("the rig does not know {other:?}"))),
+            other => return Err(Failure::new(code::UNSUPPORTED, format!("the rig does not know {other:?}"))),
         }
+        Ok(Vec::new())
     }
+}
+
+fn publish(state: &mut State, call: &Event<'_>) -> Result<(), Failure> {
+    let meta: PublishMeta = meta(call)?;
+    let name = call.subject.to_string();
+    rules::publish(&name, meta.qos).map_err(refused)?;
+    let client = Some(call.client.to_string()).filter(|client| !client.is_empty());
+    if let Some(client) = &client
+        && !state.has(client)
+    {
+        return Err(nobody(client));
+    }
+    rules::payload(call.body.len(), rules::MAX_PAYLOAD)
+        .map_err(|reason| Failure::new(code::UNAVAILABLE, format!("the MQTT broker failed: {reason}")))?;
+    let payload = call.body.to_vec();
+    state.published.push(Published { client, name, payload, qos: meta.qos, retain: meta.retain });
+    Ok(())
+}
+
+fn closed(reason: &str) -> Failure {
+    Failure::new(code::CLOSED, reason)
 }
 
 pub(in crate::testing) fn refused(reason: String) -> Failure {
@@ -182,21 +252,18 @@ pub(in crate::testing) fn meta<T: Default + serde::de::DeserializeOwned>(call: &
     if call.meta.is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(call.meta.as_slice()).map_err(|e| Failure::new(code::REFUSED, e.to_string()))
+    serde_json::from_slice(call.meta.as_slice()).map_err(|e| refused(format!("the meta of {:?} does not fit: {e}", call.kind.as_str())))
 }
 
 impl HostObject for FakeHost {
     fn call<'a>(&'a self, call: Event<'a>) -> BorrowingFfiFuture<'a, Reply> {
+        lock(&self.0).asked.insert(call.kind.to_string());
         BorrowingFfiFuture::new(async move {
             if call.kind.as_str() != call::SLEEP {
                 return self.answer(&call).map(Into::into).into();
             }
-            match meta::<SleepMeta>(&call) {
-                Ok(sleep) => {
-                    let due = lock(&self.0).now + Duration::from_micros(sleep.micros);
-                    Sleep { state: &self.0, due, key: None }.await;
-                    ROk(Vec::new().into())
-                }
+            match self.sleep(&call).await {
+                Ok(()) => ROk(Vec::new().into()),
                 Err(failure) => RErr(failure),
             }
         })
@@ -204,8 +271,11 @@ impl HostObject for FakeHost {
 
     fn spawn(&self, _: &[u8], task: FfiFuture<Reply>) -> Result<u64, Failure> {
         let mut state = lock(&self.0);
-        if state.closed {
-            return Err(Failure::new(code::CLOSED, "the session is closed"));
+        if state.closed || state.faulted {
+            return Err(closed(rules::CLOSED));
+        }
+        if state.spawned.len() + state.running >= rules::MAX_TASKS {
+            return Err(Failure::new(code::OVERLOADED, rules::TOO_MANY_TASKS));
         }
         state.spawned.push(task);
         state.count += 1;
@@ -214,6 +284,21 @@ impl HostObject for FakeHost {
 
     fn log(&self, level: u8, _: &str, message: &str, _: &[u8]) {
         lock(&self.0).logged.push(Logged { level, message: message.to_owned() });
+    }
+}
+
+impl FakeHost {
+    fn is_over(&self) -> Result<(), Failure> {
+        let state = lock(&self.0);
+        if state.closed || state.faulted { Err(closed(rules::CLOSED)) } else { Ok(()) }
+    }
+
+    async fn sleep(&self, call: &Event<'_>) -> Result<(), Failure> {
+        self.is_over()?;
+        let sleep: SleepMeta = meta(call)?;
+        let due = lock(&self.0).now.saturating_add(Duration::from_micros(sleep.micros));
+        Sleep { state: &self.0, due, key: None }.await;
+        self.is_over()
     }
 }
 
@@ -236,8 +321,10 @@ impl Future for Sleep<'_> {
             state.count += 1;
             (self.due, state.count)
         });
-        state.sleepers.insert(key, cx.waker().clone());
+        let sleeper = Sleeper { waker: cx.waker().clone(), of_event: state.in_event };
+        let before = state.sleepers.insert(key, sleeper);
         drop(state);
+        drop(before);
         self.key = Some(key);
         Poll::Pending
     }
@@ -247,14 +334,14 @@ impl Drop for Sleep<'_> {
     fn drop(&mut self) {
         // A sleep that was given up must not move the time.
         if let Some(key) = self.key {
-            let waker = lock(self.state).sleepers.remove(&key);
-            drop(waker);
+            let sleeper = lock(self.state).sleepers.remove(&key);
+            drop(sleeper);
         }
     }
 }
 
-pub(in crate::testing) fn client_info(id: &str) -> ClientInfo {
+fn client_info(member: &Member) -> ClientInfo {
     let mut info = ClientInfo::default();
-    info.client_id = id.to_owned();
+    (info.client_id, info.expires_at) = (member.id.clone(), Some(member.expires_at));
     info
 }

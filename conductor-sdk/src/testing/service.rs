@@ -10,6 +10,7 @@ use std::{
 
 use conductor_abi::{
     contract::HostObj,
+    rules,
     wire::{EventMeta, event},
 };
 use serde::Serialize;
@@ -143,10 +144,11 @@ impl ServiceRig {
         let config = serde_json::to_vec(&config)?;
         let offer = export::offer_service::<S>("test");
         let hooks = offer.manifest().hooks;
-        let rig = Rig { hooks, conductor: None, faulted: None, state, tasks: Vec::new(), following: false };
+        let (tasks, deadline) = (Vec::new(), rules::DEADLINE);
+        let rig = Rig { hooks, conductor: None, faulted: None, state, tasks, following: false, deadline };
         let mut rig = Self { rig, world };
         let created = guard::run(Some(&own), offer.create(own.clone(), &config, None));
-        rig.rig.conductor = Some(rig.rig.run(created)?);
+        rig.rig.take_in(created)?;
         rig.tell_news();
         Ok(rig)
     }
@@ -264,7 +266,7 @@ impl ServiceRig {
     /// rig.link(Link::Down).unwrap();
     /// ```
     pub fn link(&mut self, link: Link) -> Result<()> {
-        let told = self.rig.tell_hook(event::LINK, link.as_str(), "", EventMeta::default()).map(drop);
+        let told = self.rig.tell_hook(event::LINK, link.as_str(), "", &[], EventMeta::default()).map(drop);
         self.tell_news();
         told
     }

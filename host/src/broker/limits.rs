@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use conductor_abi::rules;
+
 /// Limits of the embedded broker, each with a default.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -44,7 +46,7 @@ impl Default for Limits {
             per_source: 1_024,
             connect_time: Duration::from_secs(5),
             connect_bytes: 16 * 1024,
-            packet_bytes: 256 * 1024,
+            packet_bytes: rules::MAX_PAYLOAD,
             waiting_messages: 2_048,
             queued_messages: 1_000,
             queued_bytes: 1 << 20,

@@ -3,6 +3,7 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
+use conductor_abi::rules;
 use futures_util::future::BoxFuture;
 
 use crate::{
@@ -154,11 +155,7 @@ fn check_message(topic: &str, payload: &[u8], qos: u8, most: usize) -> Result<()
     if qos > 2 {
         return Err(BrokerError::Failed(format!("there is no QoS {qos}")));
     }
-    let length = payload.len();
-    if length > most {
-        return Err(BrokerError::Failed(format!("a message of {length} bytes is longer than {most}")));
-    }
-    Ok(())
+    rules::payload(payload.len(), most).map_err(BrokerError::Failed)
 }
 
 /// The broker of this host.

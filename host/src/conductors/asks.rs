@@ -76,7 +76,7 @@ async fn change(session: &Arc<Session>, change: Change) -> Result<Vec<u8>, Failu
 }
 
 fn manager(session: &Session) -> Result<Arc<Manager>, Failure> {
-    session.world().manager.upgrade().ok_or_else(|| Failure::new(code::CLOSED, "the host is stopping"))
+    session.world().manager.upgrade().ok_or_else(|| Failure::new(code::CLOSED, rules::STOPPING))
 }
 
 fn refused(reason: String) -> Failure {

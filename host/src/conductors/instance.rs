@@ -5,14 +5,12 @@ use std::{fmt, sync::Arc};
 use conductor_abi::{
     abi_stable::std_types::{RErr, ROk, RSlice},
     contract::{ConductorObj, Event, HostObj},
-    wire::{CreateMeta, EventMeta},
+    rules,
+    wire::{CreateMeta, EventMeta, code},
 };
 use tokio::sync::Mutex;
 
 use super::{Trouble, catalog::Plugin};
-
-/// The most bytes that a conductor may answer.
-const MAX_REPLY: usize = 16 << 20;
 
 /// A live conductor. Clones are handles on the same one; it is dropped with the last, which must be on a thread for plugin code.
 #[derive(Clone)]
@@ -65,11 +63,10 @@ impl Instance {
             body: RSlice::from_slice(event.body),
         };
         match object.handle(event).await {
-            ROk(reply) if reply.len() > MAX_REPLY => {
-                let message = format!("the conductor answered {} bytes; at most {MAX_REPLY} are passed on", reply.len());
-                Err(Trouble::Conductor { code: conductor_abi::wire::code::INTERNAL, message, data: None })
-            }
-            ROk(reply) => Ok(reply.to_vec()),
+            ROk(reply) => match rules::reply(reply.len()) {
+                Ok(()) => Ok(reply.to_vec()),
+                Err(message) => Err(Trouble::Conductor { code: code::INTERNAL, message, data: None }),
+            },
             RErr(failure) => Err(Trouble::from(&failure)),
         }
     }

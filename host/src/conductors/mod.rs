@@ -17,7 +17,7 @@ mod watchdog;
 
 use std::sync::Arc;
 
-use conductor_abi::{contract::Failure, wire::code};
+use conductor_abi::{contract::Failure, rules, wire::code};
 use serde_json::Value;
 
 /// Why an event was not handled.
@@ -49,10 +49,10 @@ pub enum Trouble {
     #[error("the session has too many events waiting; try again later")]
     Overloaded,
     /// The deadline passed before the conductor answered.
-    #[error("the session's conductor did not answer within its deadline")]
+    #[error("{}", rules::GIVEN_UP)]
     Deadline,
     /// The session is closed, or the host stops.
-    #[error("the session is closed")]
+    #[error("{}", rules::CLOSED)]
     Closed,
     /// The host itself went wrong.
     #[error("internal error: {0}")]

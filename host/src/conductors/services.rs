@@ -34,10 +34,10 @@ macro_rules! log_line {
         let (source, fields): (&str, _) = ($target.as_ref(), String::from_utf8_lossy($fields));
         let $who: &str = $who.as_ref();
         macro_rules! line {
-                                    ($at:ident) => {
-                                        tracing::$at!(target: "plugin", $who, source, %fields, "{}", $message)
-                                    };
-                                }
+                                                ($at:ident) => {
+                                                    tracing::$at!(target: "plugin", $who, source, %fields, "{}", $message)
+                                                };
+                                            }
         match $level {
             0 | 1 => line!(error),
             2 => line!(warn),
@@ -66,7 +66,7 @@ impl SessionHost {
 
     fn session(&self) -> Result<Arc<Session>, Failure> {
         let session = self.session.upgrade().filter(|session| session.lives(self.life));
-        session.ok_or_else(|| Failure::new(code::CLOSED, "the session is closed"))
+        session.ok_or_else(|| Failure::new(code::CLOSED, rules::CLOSED))
     }
 
     /// The calls that need no waiting.
@@ -74,7 +74,7 @@ impl SessionHost {
         Some(match call.kind.as_str() {
             call::NOW => match self.session.upgrade() {
                 Some(session) => Ok(session.world().clock.millis().to_string().into_bytes()),
-                None => Err(Failure::new(code::CLOSED, "the session is closed")),
+                None => Err(Failure::new(code::CLOSED, rules::CLOSED)),
             },
             call::CLIENTS => self.session().and_then(|session| clients(&session)),
             call::CLOSE => self.session().and_then(|session| close(&session)),
@@ -127,7 +127,7 @@ pub(crate) fn present(record: &StoredSession, now: u64) -> impl Iterator<Item = 
 fn close(session: &Arc<Session>) -> Result<Vec<u8>, Failure> {
     let manager = session.world().manager.upgrade();
     let accepted = manager.is_some_and(|manager| manager.close_by_conductor(session));
-    accepted.then(Vec::new).ok_or_else(|| Failure::new(code::CLOSED, "the session is being closed, or not made yet"))
+    accepted.then(Vec::new).ok_or_else(|| Failure::new(code::CLOSED, rules::NOT_CLOSABLE))
 }
 
 pub(crate) async fn publish(session: &Session, call: &Event<'_>) -> Result<(), Failure> {
@@ -185,8 +185,10 @@ impl HostObject for SessionHost {
 
 /// Why a task was not taken.
 pub(crate) fn no_task(trouble: Trouble) -> Failure {
-    let code = if matches!(trouble, Trouble::Overloaded) { code::OVERLOADED } else { code::CLOSED };
-    Failure::new(code, trouble.to_string())
+    match trouble {
+        Trouble::Overloaded => Failure::new(code::OVERLOADED, rules::TOO_MANY_TASKS),
+        other => Failure::new(code::CLOSED, other.to_string()),
+    }
 }
 
 /// The host as a library as a whole sees it: its log.

@@ -1,6 +1,6 @@
 //! `plugin inspect`: loads a file with the host's own loader, and shows what that found.
 
-use std::{fmt::Write as _, io, path::Path};
+use std::{fmt::Write as _, io, path::Path, sync::Arc};
 
 use conductor_abi::{ABI_VERSION, wire::ConductorManifest};
 use serde::Serialize;
@@ -68,6 +68,11 @@ struct Refused<'a> {
 }
 
 pub(super) fn run(file: &Path, json: bool) -> Said {
+    with_loaded(file, json, 0, |library| Said::done(if json { one_object(&report(library)) } else { text(&report(library)) }))
+}
+
+/// Loads the file as the host does, and asks `show` about it; says why not where it is refused. What it logs above `log_level` is not counted.
+pub(super) fn with_loaded(file: &Path, json: bool, log_level: u8, show: impl FnOnce(&Arc<Library>) -> Said) -> Said {
     let configured = match std::path::absolute(file) {
         Ok(path) => path,
         Err(error) => return Said::failed(format!("{:?} is no path: {error}\n", file.display())),
@@ -77,11 +82,10 @@ pub(super) fn run(file: &Path, json: bool) -> Said {
         Err(error) => return Said::failed(format!("no temporary folder for the plugin's copy: {error}; TMPDIR can name another\n")),
     };
     let copies = temporary.as_ref().map_or_else(|| std::env::temp_dir().join(PREFIX), |folder| folder.path().join("copies"));
-    let libraries = LibraryHost::libraries(copies.clone(), 0);
+    let libraries = LibraryHost::libraries(copies.clone(), log_level);
     let loaded = libraries.load(&configured, None);
     let said = match &loaded {
-        Ok(library) if json => Said::done(one_object(&report(library))),
-        Ok(library) => Said::done(text(&report(library))),
+        Ok(library) => show(library),
         Err(refusal) => refused(refusal, &configured, &copies, json),
     };
     let removed = temporary.map_or_else(|| libraries.remove_unused_copies().map(drop), TempDir::close);

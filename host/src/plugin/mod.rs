@@ -1,5 +1,6 @@
 //! `conductor-host plugin …`: what an author needs beside the SDK. Each command says all that it has to say at its end.
 
+mod bench;
 mod inspect;
 mod name;
 mod new;
@@ -40,6 +41,12 @@ pub(crate) enum PluginCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Measures a plugin: makes sessions, lets clients join, asks and sends messages, closes; in this process, without a network.
+    ///
+    /// It runs in the host's own threads, mailboxes and deadlines (5 s), with a store in memory and a broker to which nobody is connected.
+    /// Requests and messages are sent in turn to one session after the other, 64 under way at a time. Standard error shows how far it
+    /// is, where that is a terminal. Ctrl-C ends it early, and what was measured is shown. Measure a release build.
+    Bench(bench::Arguments),
 }
 
 /// What a command says, and how it ends.
@@ -65,5 +72,6 @@ pub(crate) fn run(command: PluginCommand) -> Said {
     match command {
         PluginCommand::New { name, sdk, path } => new::run(&name, sdk.as_deref(), path),
         PluginCommand::Inspect { file, json } => inspect::run(&file, json),
+        PluginCommand::Bench(arguments) => bench::run(&arguments),
     }
 }

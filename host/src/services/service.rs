@@ -18,6 +18,7 @@ use conductor_abi::{
     abi_stable::std_types::{ROk, RVec},
     async_ffi::FfiFuture,
     contract::{HostObj, Reply},
+    rules,
     wire::{CreateMeta, event},
 };
 use tokio::{
@@ -38,7 +39,7 @@ use crate::{
     sessions::{
         Caller, CloseReason, Status,
         ids::random_hex,
-        task::{MAX_TASKS, Owner, Task},
+        task::{Owner, Task},
         world::World,
     },
 };
@@ -53,8 +54,6 @@ const RESERVED: usize = 262_144;
 const BURST: u32 = 32;
 /// The same as a time: well below what makes a thread count as stuck.
 const TURN: Duration = Duration::from_millis(1);
-/// What `close` and the drops behind it may take.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// How often the log says that messages were lost.
 const LOSS_INTERVAL: Duration = Duration::from_secs(60);
 /// The number of the loop among the tasks.
@@ -367,7 +366,7 @@ impl Service {
     /// Closes it, and waits until all of it is gone, 10 s at most.
     pub(super) async fn close(&self, reason: CloseReason) {
         let (answer, answered) = oneshot::channel();
-        let deadline = Instant::now() + CLOSE_DEADLINE;
+        let deadline = Instant::now() + rules::CLOSE_DEADLINE;
         if self.post(What::Close(reason), Some(deadline), Some(answer)).is_err() {
             // There is nothing to close.
             return;
@@ -411,7 +410,7 @@ impl Service {
         if inner.status.is_over() {
             return Err(Trouble::Closed);
         }
-        if inner.tasks.len() > MAX_TASKS {
+        if inner.tasks.len() > rules::MAX_TASKS {
             return Err(Trouble::Overloaded);
         }
         inner.last_task += 1;

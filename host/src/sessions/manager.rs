@@ -14,7 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use conductor_abi::wire::event;
+use conductor_abi::{rules, wire::event};
 use futures_util::{StreamExt, stream};
 use tokio::sync::Notify;
 
@@ -38,8 +38,6 @@ use crate::{
     tokens::grant::Grant,
 };
 
-/// What `close` and the drops behind it may take.
-pub(super) const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// Making the conductors of a restart, all at once: their time in the queue counts.
 const RESTORE_DEADLINE: Duration = Duration::from_secs(300);
 /// Of 10^digits ids, this part may be in use, so that a new one is found at once and guessing stays hard.
@@ -57,7 +55,7 @@ pub enum Refused {
         known: Vec<String>,
     },
     /// No such session is live.
-    #[error("there is no such session")]
+    #[error("{}", rules::NOT_STORED)]
     NoSuchSession,
     /// Id, pin or client do not do.
     #[error("the session's credentials could not be validated")]
@@ -72,10 +70,10 @@ pub enum Refused {
     #[error(transparent)]
     Conductor(#[from] Trouble),
     /// Nobody new may join.
-    #[error("the session is locked")]
+    #[error("{}", rules::LOCKED)]
     Locked,
     /// There are as many clients as may be.
-    #[error("the session is full")]
+    #[error("{}", rules::FULL)]
     Full,
     /// The conductor does not want this client; its reason.
     #[error("{0}")]
@@ -87,7 +85,7 @@ pub enum Refused {
     #[error(transparent)]
     Store(StoreError),
     /// The host is stopping.
-    #[error("the host is stopping")]
+    #[error("{}", rules::STOPPING)]
     Stopping,
     /// The host itself went wrong.
     #[error("internal error: {0}")]
@@ -309,7 +307,7 @@ impl Manager {
     }
 
     async fn close_conductor(&self, session: &Arc<Session>, reason: CloseReason) {
-        if let Err(error) = session.ask(What::Close(reason), CLOSE_DEADLINE).await {
+        if let Err(error) = session.ask(What::Close(reason), rules::CLOSE_DEADLINE).await {
             tracing::warn!(session = %session.id(), %error, "the conductor did not close well");
         }
     }

@@ -4,6 +4,7 @@ pub mod clock;
 pub mod directory;
 pub(crate) mod ears;
 pub mod event;
+mod hearing;
 pub mod ids;
 mod joins;
 mod making;

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use conductor_abi::rules;
 use futures_util::FutureExt;
 use tokio::{sync::oneshot, time::Instant};
 use tracing::field::display;
@@ -18,7 +19,6 @@ use tracing::field::display;
 use super::{
     Caller, CloseReason, Session,
     event::What,
-    manager::CLOSE_DEADLINE,
     session::{Conductor, State},
 };
 use crate::{
@@ -102,7 +102,7 @@ impl Session {
     /// The most that a move takes, unless a thread is blocked.
     pub(super) fn longest_move(&self) -> Duration {
         let current = self.current_type().map_or(Duration::ZERO, |kind| kind.deadline);
-        CLOSE_DEADLINE + self.kind().deadline + current + SLACK
+        rules::CLOSE_DEADLINE + self.kind().deadline + current + SLACK
     }
 
     /// Its type as the settings have it now.
@@ -184,8 +184,8 @@ impl Session {
     /// The last event of the old conductor.
     async fn close_moved(self: &Arc<Self>, kind: &Type, instance: Instance, time: u64) {
         let close = What::Close(CloseReason::Replaced);
-        let told = contained(close.tell(&instance, self, time, Instant::now() + CLOSE_DEADLINE));
-        let told = tokio::time::timeout(CLOSE_DEADLINE, told).await.unwrap_or(Err(Trouble::Deadline));
+        let told = contained(close.tell(&instance, self, time, Instant::now() + rules::CLOSE_DEADLINE));
+        let told = tokio::time::timeout(rules::CLOSE_DEADLINE, told).await.unwrap_or(Err(Trouble::Deadline));
         if let Err(error) = told {
             tracing::warn!(session = %self.id(), r#type = %kind.name, %error, "the conductor did not close well; what it saved last counts");
         }

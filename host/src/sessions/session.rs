@@ -22,6 +22,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
+use conductor_abi::rules;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
@@ -384,14 +385,14 @@ impl Session {
     /// Adds a task of the conductor of this `life`.
     ///
     /// # Errors
-    /// [`Trouble::Closed`] after the end, [`Trouble::Overloaded`] beyond [`MAX_TASKS`](super::task::MAX_TASKS).
+    /// [`Trouble::Closed`] after the end, [`Trouble::Overloaded`] beyond [`rules::MAX_TASKS`].
     pub(crate) fn add_task(self: &Arc<Self>, life: u32, make: impl FnOnce(u64) -> Arc<Task>) -> Result<(u64, Arc<Task>), Trouble> {
         let mut inner = self.lock();
         if matches!(inner.conductor, Conductor::Gone | Conductor::Faulted(_)) || inner.life != life {
             return Err(Trouble::Closed);
         }
         let hot = inner.hot.get_or_insert_default();
-        if hot.tasks.len() >= super::task::MAX_TASKS {
+        if hot.tasks.len() >= rules::MAX_TASKS {
             return Err(Trouble::Overloaded);
         }
         hot.last_task += 1;

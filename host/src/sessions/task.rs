@@ -24,9 +24,6 @@ use crate::conductors::{
     pool::{Job, Pool, Slot},
 };
 
-/// Tasks that one session may have at a time.
-pub const MAX_TASKS: usize = 10_000;
-
 /// Whose tasks they are.
 pub trait Owner: Send + Sync + 'static {
     /// Its threads for plugin code.

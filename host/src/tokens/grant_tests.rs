@@ -1,3 +1,5 @@
+use conductor_abi::rules;
+
 use super::*;
 
 fn grant() -> Grant {
@@ -187,4 +189,25 @@ mod oracle {
             }
         }
     }
+}
+
+/// The SDK's test kit goes by the rule of the contract, the broker by this module.
+#[test]
+fn the_rule_for_names_within_a_session_says_the_same() {
+    let id = SessionId::parse("123456").unwrap();
+    let levels = ["a", "b", "", "$x", "+", "#"];
+    let mut filters: Vec<String> = levels.iter().map(ToString::to_string).collect();
+    for _ in 0..2 {
+        filters = filters.iter().flat_map(|head| levels.map(|level| format!("{head}/{level}"))).chain(levels.map(str::to_owned)).collect();
+    }
+    for filter in filters.iter().filter(|filter| is_valid_filter(filter)) {
+        let list = [filter.clone()];
+        let grant = Grant::within_session(id, None, Some(&list));
+        for name in &filters {
+            let (here, there) = (grant.may_publish(&format!("/123456/{name}")), rules::may_publish(Some(&list), name));
+            assert_eq!(here, there, "{filter:?} {name:?}");
+        }
+    }
+    let all = Grant::within_session(id, None, None);
+    assert!(filters.iter().all(|name| all.may_publish(&format!("/123456/{name}")) == rules::may_publish(None, name)));
 }

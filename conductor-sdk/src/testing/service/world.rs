@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    super::fake::{FakeHost, client_info, lock, meta, refused},
+    super::fake::{FakeHost, lock, meta, refused},
     Announced, Asked,
 };
 use crate::{Error, error::into_failure};
@@ -143,6 +143,12 @@ impl FakeApp {
             other => Err(Failure::new(code::UNSUPPORTED, format!("a service cannot call {other:?}"))),
         }
     }
+}
+
+fn client_info(id: &str) -> wire::ClientInfo {
+    let mut info = wire::ClientInfo::default();
+    info.client_id = id.to_owned();
+    info
 }
 
 fn page(world: &World, wanted: &SessionsMeta) -> Vec<wire::SessionInfo> {

@@ -453,3 +453,12 @@ fn a_file_that_cannot_be_read_is_a_mistake() {
     let (settings, _) = Settings::load(Some(&file), [], &[]).unwrap();
     assert_eq!(settings.types["a"].plugin, folder.path().join("a"));
 }
+
+/// What the SDK's test kit goes by.
+#[test]
+fn the_defaults_that_conductors_see_are_those_of_the_contract() {
+    let (settings, _) = Settings::load(None, [], &[]).unwrap();
+    let found = (settings.sessions.deadline, settings.sessions.max_state_bytes, settings.token.ttl);
+    use conductor_abi::rules::{DEADLINE, GRANT_TTL, MAX_STATE};
+    assert_eq!(found, (DEADLINE, MAX_STATE, GRANT_TTL));
+}

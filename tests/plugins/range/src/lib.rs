@@ -9,6 +9,8 @@ use conductor_sdk::prelude::*;
 #[derive(Debug)]
 pub struct Range {
     heard: Vec<String>,
+    /// The events at whose next coming it is to fail.
+    orders: Vec<String>,
     score: u32,
     slow: Duration,
 }
@@ -45,20 +47,35 @@ pub enum Ask {
     FailAt(String),
     /// Takes this many milliseconds for each timer from now on.
     Slow(u64),
+    /// Sleeps this many milliseconds by the host's clock, and says whether that went on as far.
+    Sleep(u64),
+    /// Spawns a task that says when it begins, and again after milliseconds.
+    Spawn(u64),
+    /// Spawns a task that fails.
+    FailInTask,
+    /// Logs at this level, 1 to 5.
+    Log(u8, String),
+    /// Answers this many bytes and a little more.
+    AnswerBytes(usize),
+    /// Never answers.
+    Hang,
+    /// Panics.
+    Panic,
+    /// Spawns a task that panics.
+    PanicInTask,
     /// Closes the session.
     Close,
 }
 
 impl Range {
     fn new(first: String, score: u32) -> Self {
-        Self { heard: vec![first], score, slow: Duration::ZERO }
+        Self { heard: vec![first], orders: Vec::new(), score, slow: Duration::ZERO }
     }
 
     /// Notes what happened; an error where one was ordered.
     fn note(&mut self, what: &str, detail: impl std::fmt::Display) -> Result<()> {
-        let ordered = format!("fail at {what}");
-        if let Some(order) = self.heard.iter().position(|line| *line == ordered) {
-            self.heard.remove(order);
+        if let Some(order) = self.orders.iter().position(|ordered| ordered == what) {
+            self.orders.remove(order);
             return Err(Error::new(format!("{what} fails, as ordered")));
         }
         self.heard.push(format!("{what} {detail}"));
@@ -110,7 +127,9 @@ impl Conductor for Range {
 
     async fn message(&mut self, _: &Session, message: &Message) -> Result<()> {
         let sender = message.sender().unwrap_or_default();
-        self.note("message", format_args!("{sender} {} {}", message.name(), message.text()?))
+        let retained = if message.is_retained() { " retained" } else { "" };
+        let will = if message.is_will() { " will" } else { "" };
+        self.note("message", format_args!("{sender} {} {} qos {}{retained}{will}", message.name(), message.text()?, message.qos()))
     }
 
     async fn timer(&mut self, session: &Session, timer: &Timer) -> Result<()> {
@@ -129,7 +148,9 @@ impl Conductor for Range {
     }
 
     async fn close(&mut self, session: &Session, reason: CloseReason) -> Result<()> {
-        session.publish("closed", format!("{reason:?}")).await
+        session.publish("closed", format!("{reason:?}")).await?;
+        let saved = session.save(&(self.score + 1000)).version(7).await;
+        session.publish("closed/saved", saved.map_or_else(|error| error.to_string(), |()| "yes".to_owned())).await
     }
 }
 
@@ -146,7 +167,21 @@ impl Range {
         Ok(session.clients().iter().map(|client| client.id().to_owned()).collect())
     }
 
-    async fn ask(&mut self, session: &Session, ask: Ask) -> Result<()> {
+    async fn ask(&mut self, session: &Session, ask: Ask) -> Result<Option<String>> {
+        match ask {
+            Ask::AnswerBytes(count) => return Ok(Some("x".repeat(count))),
+            Ask::Sleep(millis) => {
+                let (begun, time) = (session.now(), Duration::from_millis(millis));
+                session.sleep(time).await?;
+                let went_on = session.now().duration_since(begun).is_ok_and(|slept| slept >= time);
+                return Ok(Some(format!("slept as long: {went_on}")));
+            }
+            other => self.act(session, other).await?,
+        }
+        Ok(None)
+    }
+
+    async fn act(&mut self, session: &Session, ask: Ask) -> Result<()> {
         match ask {
             Ask::Save(score) => {
                 self.score = score;
@@ -173,14 +208,38 @@ impl Range {
             Ask::Publish(name, payload) => session.publish(&name, payload).qos(1).await,
             Ask::PublishTo(client, name, payload) => session.publish_to(&client, &name, payload).qos(1).await,
             Ask::FailAt(event) => {
-                self.heard.push(format!("fail at {event}"));
+                self.orders.push(event);
                 Ok(())
             }
             Ask::Slow(millis) => {
                 self.slow = Duration::from_millis(millis);
                 Ok(())
             }
+            Ask::Spawn(millis) => {
+                let of_task = session.clone();
+                session.spawn(async move {
+                    of_task.publish("say/task", "begins").await?;
+                    of_task.sleep(Duration::from_millis(millis)).await?;
+                    of_task.publish("say/task", "ends").await
+                })?;
+                Ok(())
+            }
+            Ask::FailInTask => session.spawn(async { Err(Error::new("a task fails, as ordered")) }).map(drop),
+            Ask::Log(level, text) => {
+                match level {
+                    1 => tracing::error!("{text}"),
+                    2 => tracing::warn!("{text}"),
+                    3 => tracing::info!("{text}"),
+                    4 => tracing::debug!("{text}"),
+                    _ => tracing::trace!("{text}"),
+                }
+                Ok(())
+            }
+            Ask::Hang => std::future::pending().await,
+            Ask::Panic => panic!("as ordered"),
+            Ask::PanicInTask => session.spawn(async { panic!("in a task") }).map(drop),
             Ask::Close => session.close().await,
+            Ask::AnswerBytes(_) | Ask::Sleep(_) => Err(Error::new("`ask` does that itself")),
         }
     }
 }

@@ -1,0 +1,227 @@
+//! Every hook and every call of a conductor: one list of stories, played in the SDK's test kit and in the real host, must be the same in
+//! both, and must have every name of the contract. What the kit cannot play (what devices see, restarts that kill) has tests of its own below.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
+
+mod stage;
+mod stories;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use conductor_abi::wire::{call, event};
+use conductor_sdk::CloseReason;
+use conductor_test_range::Ask;
+use conductor_tests::{
+    Credentials, Host, HostOptions, Mqtt, Version, Way,
+    mqtt::{device, topic},
+    until,
+};
+use serde_json::{Value, json};
+
+use self::{
+    stage::{Kit, Real, Stage, ask, heard},
+    stories::STORIES,
+};
+
+#[test]
+fn the_kit_and_the_host_tell_one_story() {
+    let (mut told, mut asked) = (BTreeSet::new(), BTreeSet::new());
+    for story in STORIES {
+        let mut kit = Kit::start(story);
+        let in_kit = story.play(&mut kit);
+        kit.look();
+        told.append(&mut kit.told);
+        asked.append(&mut kit.asked);
+        let in_host = story.play(&mut Real::start(story));
+        for (kit, host) in in_kit.iter().zip(&in_host) {
+            assert_eq!(kit, host, "kit and host differ in the story {:?}", story.name);
+        }
+        assert_eq!(in_kit.len(), in_host.len(), "{}", story.name);
+        let all = in_kit.join("\n");
+        for part in story.tells {
+            assert!(all.contains(part), "{part:?} is missing from the story {:?}:\n{all}", story.name);
+        }
+    }
+    // What the plugin was told and asked is the same in both, since its answers are.
+    for (what, used, known) in [("hook", told, event::ALL), ("call", asked, call::ALL)] {
+        let used: BTreeSet<&str> = used.iter().map(String::as_str).collect();
+        let known: BTreeSet<&str> = known.iter().copied().collect();
+        assert_eq!(used, known, "each {what} must be in a story of tests/tests/hooks/stories.rs, and in the plugin `range`");
+    }
+}
+
+#[test]
+fn grants_hold_for_devices_at_once_and_after_a_restart() {
+    let mut real = Real::usual();
+    let (session, host) = (real.session.clone(), &real.host);
+    let mut ann = device(host, &session, "ann", Version::V5, Way::Tcp);
+    let mut bob = device(host, &session, "bob", Version::V311, Way::Tcp);
+    assert!(ann.subscribe(&topic(&session, "#"), 1) && bob.subscribe(&topic(&session, "stage/#"), 1));
+    // The listener joined with less.
+    let mut listener = device(host, &session, "listener", Version::V5, Way::Tcp);
+    assert!(!listener.subscribe(&topic(&session, "#"), 1) && listener.subscribe(&topic(&session, "stage/1"), 1));
+    assert!(!listener.publish(&topic(&session, "stage/1"), "mine", 1, false));
+    // A narrower grant ends the subscription that it does not allow, and the right to publish, of a connection that is there.
+    ask(&mut real, &Ask::Grant("ann".into(), Some(vec!["stage/#".into()]), Some(Vec::new()))).unwrap();
+    assert!(!ann.publish(&topic(&session, "stage/1"), "no more", 1, false));
+    assert!(ann.subscribe(&topic(&session, "stage/#"), 1) && !ann.subscribe(&topic(&session, "#"), 1));
+    assert!(bob.publish(&topic(&session, "hidden"), "not for ann", 1, false));
+    assert!(bob.publish(&topic(&session, "stage/1"), "for all", 1, false));
+    for device in [&mut ann, &mut bob, &mut listener] {
+        assert_eq!(device.message().payload, "for all");
+    }
+    // It is stored: the same token, after a kill, opens no more.
+    let token = real.host.join(&session, "ann");
+    ask(&mut real, &Ask::Grant("ann".into(), Some(vec!["stage/#".into()]), Some(vec!["buzz".into()]))).unwrap();
+    real.restart();
+    let mut ann = Mqtt::connect(&real.host, Version::V5, Way::Tcp, &Credentials::new("ann", &session.id, &token)).unwrap();
+    assert!(!ann.publish(&topic(&session, "stage/1"), "no", 1, false) && ann.publish(&topic(&session, "buzz"), "yes", 1, false));
+    assert!(!ann.subscribe(&topic(&session, "#"), 1) && ann.subscribe(&topic(&session, "stage/1"), 1));
+    // Wider again, at once, by the same token.
+    ask(&mut real, &Ask::Grant("ann".into(), None, None)).unwrap();
+    assert!(ann.publish(&topic(&session, "stage/1"), "again", 1, false) && ann.subscribe(&topic(&session, "#"), 1));
+}
+
+#[test]
+fn a_client_that_is_sent_away_is_cut_and_its_token_is_good_no_more_until_it_joins_again() {
+    let mut real = Real::usual();
+    let session = real.session.clone();
+    let token = real.host.join(&session, "ann");
+    let credentials = Credentials::new("ann", &session.id, &token).will(&topic(&session, "will"), "gone", false);
+    let mut ann = Mqtt::connect(&real.host, Version::V5, Way::Tcp, &credentials).unwrap();
+    let mut bob = device(&real.host, &session, "bob", Version::V5, Way::Tcp);
+    assert!(bob.subscribe(&topic(&session, "#"), 1));
+    ask(&mut real, &Ask::Kick("ann".into())).unwrap();
+    ann.gone();
+    assert!(Mqtt::connect(&real.host, Version::V5, Way::Tcp, &credentials).is_err());
+    assert_eq!(real.host.clients(&session), ["bob"]);
+    // An administrator can, too.
+    let kick = |client: &str| {
+        conductor_tests::request(real.host.admin, "DELETE", &format!("/v1/sessions/{}/clients/{client}", session.id), &[], "")
+    };
+    assert_eq!((kick("bob").status, kick("bob").status), (204, 404));
+    assert_eq!(kick("bob").json()["code"], "client_not_found");
+    bob.gone();
+    let heard = heard(&mut real, "left bob Kicked");
+    assert!(heard.contains(&"left ann Kicked".to_owned()) && !heard.iter().any(|line| line.starts_with("message")), "{heard:?}");
+    let mut ann = device(&real.host, &session, "ann", Version::V5, Way::Tcp);
+    assert!(ann.subscribe(&topic(&session, "#"), 1));
+}
+
+#[test]
+fn a_refused_join_is_told_on_v1_and_looks_like_a_wrong_pin_on_api() {
+    let mut real = Real::usual();
+    let session = real.session.clone();
+    let api = |real: &Real, client: &str, pin: &str| {
+        let answer = real.host.join_raw(&json!({ "id": session.id, "pin": pin, "client": client }).to_string());
+        (answer.status, answer.body.clone())
+    };
+    let wrong_pin = api(&real, "ann", "0");
+    assert_eq!(api(&real, "mallory", &session.pin), wrong_pin);
+    ask(&mut real, &Ask::MaxClients(0)).unwrap();
+    assert_eq!(api(&real, "ann", &session.pin), wrong_pin);
+    ask(&mut real, &Ask::Lock(true)).unwrap();
+    assert_eq!(api(&real, "ann", &session.pin), wrong_pin);
+    let v1 = |real: &Real, client: &str| {
+        let body = json!({ "pin": session.pin, "client": client }).to_string();
+        let answer = conductor_tests::request(real.host.iot, "POST", &format!("/v1/sessions/{}/join", session.id), &[], &body);
+        (answer.status, answer.json()["code"].as_str().unwrap().to_owned(), answer.json()["detail"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(v1(&real, "ann").1, "session_locked");
+    ask(&mut real, &Ask::Lock(false)).unwrap();
+    assert_eq!(v1(&real, "ann").1, "session_full");
+    ask(&mut real, &Ask::MaxClients(9)).unwrap();
+    assert_eq!(v1(&real, "mallory"), (403, "join_refused".into(), "not you".into()));
+    let view = real.host.show(&session).json();
+    assert_eq!((&view["max_clients"], &view["labels"]["made"]), (&json!(9), &json!("yes")));
+}
+
+#[test]
+fn many_joins_at_once_do_not_overfill_a_session() {
+    let mut real = Real::usual();
+    ask(&mut real, &Ask::MaxClients(5)).unwrap();
+    let (iot, session) = (real.host.iot, real.session.clone());
+    let joins: Vec<_> = (0..40)
+        .map(|number| {
+            let body = json!({ "pin": session.pin, "client": format!("c{number}") }).to_string();
+            let target = format!("/v1/sessions/{}/join", session.id);
+            std::thread::spawn(move || conductor_tests::request(iot, "POST", &target, &[], &body).status)
+        })
+        .collect();
+    let statuses: Vec<u16> = joins.into_iter().map(|join| join.join().unwrap()).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 5, "{statuses:?}");
+    assert_eq!(real.host.clients(&session).len(), 5);
+}
+
+#[test]
+fn a_timer_that_repeats_fires_again_and_again_and_goes_on_after_a_kill() {
+    let mut real = Real::usual();
+    ask(&mut real, &Ask::Every("tick".into(), 30)).unwrap();
+    let ticks = |real: &mut Real, count: usize| {
+        let mut seen = 0;
+        until("ticks", || {
+            let heard: Vec<String> = serde_json::from_value(real.request("heard", Value::Null).unwrap()).unwrap();
+            seen += heard.iter().filter(|line| *line == "timer tick").count();
+            (seen >= count).then_some(())
+        });
+    };
+    ticks(&mut real, 5);
+    real.restart();
+    ticks(&mut real, 5);
+    ask(&mut real, &Ask::CancelTimer("tick".into())).unwrap();
+    real.wait();
+    real.request("heard", Value::Null).unwrap();
+    real.wait();
+    assert_eq!(real.request("heard", Value::Null).unwrap(), json!([]));
+}
+
+#[test]
+fn timers_are_told_in_the_order_in_which_they_are_due_and_none_is_lost_while_the_conductor_is_busy() {
+    let host = Host::start(HostOptions::default().plugin("range", "conductor_test_range").set("sessions.deadline", json!("400ms")));
+    let session = host.create("range");
+    let mut real = Real::of(host, session);
+    heard(&mut real, "timer birth");
+    // Due together, after a restart: by due time, whatever their names.
+    let names: Vec<String> = (0..12).map(|number| format!("{:02}", number * 7 % 12)).collect();
+    for (number, name) in names.iter().enumerate() {
+        ask(&mut real, &Ask::Once(name.clone(), 1500 + number as u64)).unwrap();
+    }
+    real.host.kill();
+    std::thread::sleep(Duration::from_millis(2600));
+    real.host.start_again();
+    let all = heard(&mut real, &format!("late {}", names[11]));
+    let told: Vec<_> = all.iter().filter_map(|line| line.strip_prefix("timer ")).collect();
+    assert_eq!(told, names);
+    // What was saved while the session was made is there, too.
+    assert_eq!(all[0], "restore 0 version 7");
+    // Each takes most of the deadline, so that the last waits much longer for its turn.
+    ask(&mut real, &Ask::Slow(250)).unwrap();
+    for number in 0..4 {
+        ask(&mut real, &Ask::Once(format!("slow {number}"), 200 + number)).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(1400));
+    let mut told = heard(&mut real, "timer slow 3");
+    told.retain(|line| line.starts_with("timer slow"));
+    assert_eq!(told, ["timer slow 0", "timer slow 1", "timer slow 2", "timer slow 3"]);
+}
+
+#[test]
+fn the_reasons_of_an_end_are_told() {
+    let real = Real::usual();
+    let session = real.session.clone();
+    let mut ann = device(&real.host, &session, "ann", Version::V5, Way::Tcp);
+    assert!(ann.subscribe(&topic(&session, "closed"), 1));
+    real.host.close(&session);
+    assert_eq!(ann.message().payload, format!("{:?}", CloseReason::Requested));
+}
+
+#[test]
+fn a_client_whose_grant_is_over_has_left() {
+    let host = Host::start(HostOptions::default().plugin("range", "conductor_test_range").set("token.ttl", json!("1s")));
+    let session = host.create("range");
+    let mut real = Real::of(host, session);
+    real.join("listener").unwrap();
+    let heard = heard(&mut real, "left listener Expired");
+    assert!(heard.contains(&"joining listener".to_owned()), "{heard:?}");
+    assert!(real.host.clients(&real.session).is_empty());
+}
