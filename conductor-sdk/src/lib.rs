@@ -5,8 +5,11 @@
 //! (a *plugin*), name the file in the host's settings, and the host makes one conductor per session. A plugin built with
 //! version 1.0 of this crate loads in every later 1.x host.
 //!
+//! Begin with [`tutorial`], "your first conductor in fifteen minutes"; or read on.
+//!
 //! # The life of a conductor
-//! 1. The host loads the plugin at its start and reads which conductors it offers, with their methods and hooks.
+//! 1. The host loads the plugin at its start, reads which conductors it offers, with their methods and hooks, and checks the type's `config` against
+//!    the schema of [`Conductor::Config`]; [secrets](Secret) in it are fetched.
 //! 2. An administrator creates a session of a type whose settings name your plugin: [`Conductor::create`] runs, with the
 //!    type's `config`. (With [`Conductor::LAZY`] it runs at the session's first event.)
 //! 3. Events come one at a time, in order, each with a deadline:
@@ -74,12 +77,22 @@
 //!   the host a message may be heard twice where MQTT's quality of service allows that, and nobody knows its sender. What you publish is with the
 //!   broker when the call returns; whether a device gets it is what its quality of service promises.
 //!
+//! # tokio
+//! The host gives what a conductor usually needs: [`Session::sleep`], [`Session::spawn`], timers. For libraries that need tokio (reqwest, say) there is the
+//! feature `tokio`: a conductor that says `const TOKIO: bool = true` runs inside a runtime of its library, one thread. Of a library none of whose conductors
+//! says so, nothing starts, even where cargo united features with one that does.
+//!
 //! # Rules
 //! - Do not block the thread in a handler: no `std::thread::sleep`, no endless loop. The host replaces a stuck thread, and
 //!   runs such a type apart from the others from then on.
 //! - A panic is caught and ends the conductor, not the host. A plugin must be built with `panic = "unwind"`.
 //! - Log with plain [`tracing`]: lines arrive in the host's log with the session's id.
-//! - A plugin runs with all rights of the host: nothing protects the host from what it does on purpose.
+//!
+//! # Trust
+//! A plugin is part of the host's process and **has all its rights**: it can read its keys, its memory and its files, and open what the host may open. The host
+//! contains a plugin's *mistakes*: a panic, an error, a slow or blocked handler, a task that never ends, a reply that is too large. Each of them costs one session,
+//! or time of one type. It cannot contain what ends a process: a segmentation fault (in `unsafe` or in a C library), `abort` and `exit`, a stack
+//! overflow, memory that runs out. And nothing protects it from what a plugin does on purpose. Offer plugins that you would run yourself.
 
 mod conductor;
 mod error;
@@ -91,6 +104,8 @@ mod logging;
 mod members;
 mod message;
 mod methods;
+mod runtime;
+mod secret;
 mod service;
 mod session;
 mod sessions;
@@ -98,6 +113,7 @@ mod state;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tutorial;
 
 pub use conductor::Conductor;
 pub use error::{Error, Result};
@@ -105,6 +121,7 @@ pub use grants::{Grants, Join, Joining, Leave, Left};
 pub use host::Host;
 pub use message::{Client, CloseReason, Link, Message};
 pub use methods::Methods;
+pub use secret::Secret;
 pub use service::Service;
 pub use session::{Publish, Session};
 pub use sessions::{NewSession, SessionClosed, SessionInfo, SessionOpened, SessionState};
@@ -126,7 +143,8 @@ pub use tracing;
 pub mod prelude {
     pub use crate::{
         Client, CloseReason, Conductor, Error, Grants, Host, Join, Joining, Leave, Left, Link, Message, Methods, NewSession, Result, Saved,
-        Service, Session, SessionClosed, SessionInfo, SessionOpened, SessionState, Task, Timer, export_conductors, export_plugin, tracing,
+        Secret, Service, Session, SessionClosed, SessionInfo, SessionOpened, SessionState, Task, Timer, export_conductors, export_plugin,
+        tracing,
     };
     pub use schemars::JsonSchema;
     pub use serde::{Deserialize, Serialize};

@@ -67,6 +67,26 @@ pub trait Service: Send + Sized + 'static {
     /// ```
     type Config: DeserializeOwned + JsonSchema + Send + 'static;
 
+    /// As [`Conductor::TOKIO`](crate::Conductor::TOKIO): whether the service's code uses tokio, or libraries that do. Exists with the feature
+    /// `tokio` alone.
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// # use std::time::Duration;
+    /// struct Patient;
+    /// impl Service for Patient {
+    ///     type Config = ();
+    ///     const TOKIO: bool = true;
+    ///     async fn create(_: &Host, _: ()) -> Result<Self> {
+    ///         tokio::time::timeout(Duration::from_secs(1), async { /* a library's call */ }).await?;
+    ///         Ok(Patient)
+    ///     }
+    /// }
+    /// # conductor_sdk::testing::ServiceRig::start::<Patient>(()).unwrap();
+    /// ```
+    #[cfg(feature = "tokio")]
+    const TOKIO: bool = false;
+
     /// Makes the service: at the start of the host, once the broker serves and the stored sessions are there, and before the admin port answers;
     /// and again when a newer build takes its place. What happens meanwhile is told afterwards, so that a session that opens now may be in
     /// [`Host::sessions`] already and told by [`session_opened`](Self::session_opened) as well.

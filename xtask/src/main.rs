@@ -2,6 +2,8 @@
 
 mod bench;
 mod compilers;
+#[cfg(test)]
+mod documented;
 mod keep;
 mod packages;
 mod semver;

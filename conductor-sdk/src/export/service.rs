@@ -13,6 +13,7 @@ use crate::{
     CloseReason, Error, Host, Link, Message, Methods, Result, Saved, Service, Session, SessionClosed, SessionOpened,
     conductor::{Absent, is_written},
     guard,
+    runtime::Surroundings,
 };
 
 struct Offered<S> {
@@ -56,7 +57,17 @@ impl<S: Service> Offer for Offered<S> {
         manifest
     }
 
+    fn surroundings(&self) -> Result<Surroundings> {
+        #[cfg(feature = "tokio")]
+        let wanted = S::TOKIO;
+        #[cfg(not(feature = "tokio"))]
+        let wanted = false;
+        Surroundings::new(wanted)
+    }
+
     fn check_config(&self, config: &[u8]) -> Result<()> {
+        let surroundings = self.surroundings()?;
+        let _entered = surroundings.enter();
         parse_config::<S::Config>(config).map(drop)
     }
 

@@ -140,9 +140,9 @@ impl ServiceRig {
         guard::install_hook();
         logging::install(HostObj::new(FakeHost(state.clone())));
         let host = HostObj::new(FakeApp { base: FakeHost(state.clone()), world: world.clone() });
-        let own = Session::new(host, String::new(), "test".into(), &"5eed".repeat(16))?;
-        let config = serde_json::to_vec(&config)?;
         let offer = export::offer_service::<S>("test");
+        let own = Session::new(host, String::new(), "test".into(), &"5eed".repeat(16), offer.surroundings()?)?;
+        let config = serde_json::to_vec(&config)?;
         let hooks = offer.manifest().hooks;
         let (tasks, deadline) = (Vec::new(), rules::DEADLINE);
         let rig = Rig { hooks, conductor: None, faulted: None, state, tasks, following: false, deadline };

@@ -44,6 +44,7 @@ pub fn router(ports: Arc<Ports>) -> Router {
         .route("/v1/services/{name}/requests", only_post(services::request))
         .route("/v1/plugins", only_get(plugins::list))
         .route("/v1/plugins/reload", only_post(plugins::reload))
+        .route("/v1/types/{name}", only_get(look_at_type))
         .route("/livez", only_get(livez))
         .route("/readyz", only_get(readyz))
         .fallback(not_found)
@@ -228,6 +229,7 @@ fn describe(kind: &Type) -> Value {
             "conductor": plugin.conductor,
             "hooks": plugin.manifest.hooks,
             "methods": plugin.manifest.methods,
+            "config": plugin.manifest.config,
         }),
         Err(reason) => json!({ "type": &*kind.name, "available": false, "reason": &**reason }),
     }
@@ -236,6 +238,12 @@ fn describe(kind: &Type) -> Value {
 async fn types(State(ports): State<Arc<Ports>>) -> Json<Value> {
     let items: Vec<Value> = ports.manager.catalog().iter().map(|kind| describe(kind)).collect();
     Json(json!({ "items": items }))
+}
+
+async fn look_at_type(State(ports): State<Arc<Ports>>, path: Result<Path<String>, PathRejection>) -> Result<Json<Value>, Problem> {
+    let Path(name) = path.map_err(|_| Problem::bad_request("the path cannot be decoded"))?;
+    let kind = ports.manager.catalog().get(&name).map(|kind| describe(kind));
+    kind.map(Json).ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "type_not_found", "there is no such type"))
 }
 
 async fn readyz(State(ports): State<Arc<Ports>>) -> Response {

@@ -11,7 +11,7 @@
 //! | `POST /v1/sessions/{id}/requests` | ask the conductor |
 //! | `DELETE /v1/sessions/{id}/clients/{client}` | send a client away |
 //! | `POST /v1/sessions/{id}/move` | move the session to the present code of its type |
-//! | `GET /v1/types` | what can be created |
+//! | `GET /v1/types` `/v1/types/{name}` | what can be created, with the schemas of methods and config |
 //! | `GET /v1/services` | the services and how they are |
 //! | `POST /v1/services/{name}/requests` | ask one |
 //! | `GET /v1/plugins` | which plugins are loaded, and how many sessions run them |

@@ -4,56 +4,67 @@
 use std::sync::Arc;
 
 use conductor_abi::{abi_stable::std_types::RErr, wire::ConductorManifest};
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
 use crate::{
     conductors::{
+        self,
         catalog::{Plugin, Type},
+        config::Config,
         library::{Libraries, Library},
     },
-    config,
+    config::{self, Settings},
     services::Wanted,
 };
 
 /// Loads the plugin of a type; one that has none says why.
-pub(super) fn load(runtime: &Handle, libraries: &Libraries, name: &str, wanted: &config::Type) -> Type {
-    let plugin = conductor(runtime, libraries, name, wanted).map_err(Arc::from);
+pub(super) fn load(runtime: &Handle, libraries: &Libraries, settings: &Settings, name: &str, wanted: &config::Type) -> Type {
+    let plugin = conductor(runtime, libraries, settings, name, wanted).map_err(Arc::from);
     Type { name: name.into(), plugin, deadline: wanted.deadline, lane: Arc::default() }
 }
 
 /// The same for a service.
-pub(super) fn load_service(runtime: &Handle, libraries: &Libraries, name: &str, wanted: &config::Service) -> Wanted {
-    let plugin = service(runtime, libraries, name, wanted).map(Arc::new).map_err(Arc::from);
+pub(super) fn load_service(runtime: &Handle, libraries: &Libraries, settings: &Settings, name: &str, wanted: &config::Service) -> Wanted {
+    let plugin = service(runtime, libraries, settings, name, wanted).map(Arc::new).map_err(Arc::from);
     Wanted { name: name.into(), plugin, deadline: wanted.deadline, required: wanted.required }
 }
 
-fn conductor(runtime: &Handle, libraries: &Libraries, name: &str, wanted: &config::Type) -> Result<Plugin, String> {
+fn conductor(runtime: &Handle, libraries: &Libraries, settings: &Settings, name: &str, wanted: &config::Type) -> Result<Plugin, String> {
     let library = libraries.load(&wanted.plugin, None).map_err(|refusal| refusal.to_string())?;
     let manifest = library.choose_conductor(wanted.conductor.as_deref(), name).map_err(|refusal| refusal.to_string())?.clone();
-    configured(runtime, library, manifest, &format!("types.{name}.config"), wanted.config.as_ref())
+    let config = prepare(settings, "types", name, wanted.config.as_ref(), &manifest)?;
+    configured(runtime, library, manifest, &format!("types.{name}.config"), config)
 }
 
-fn service(runtime: &Handle, libraries: &Libraries, name: &str, wanted: &config::Service) -> Result<Plugin, String> {
+fn service(runtime: &Handle, libraries: &Libraries, settings: &Settings, name: &str, wanted: &config::Service) -> Result<Plugin, String> {
     let library = libraries.load(&wanted.plugin, None).map_err(|refusal| refusal.to_string())?;
     let manifest = library.choose_service(wanted.service.as_deref(), name).map_err(|refusal| refusal.to_string())?.clone();
-    configured(runtime, library, manifest, &format!("services.{name}.config"), wanted.config.as_ref())
+    let config = prepare(settings, "services", name, wanted.config.as_ref(), &manifest)?;
+    configured(runtime, library, manifest, &format!("services.{name}.config"), config)
+}
+
+fn prepare(
+    settings: &Settings,
+    section: &str,
+    name: &str,
+    given: Option<&Map<String, Value>>,
+    manifest: &ConductorManifest,
+) -> Result<Config, String> {
+    let schema = manifest.config.as_ref();
+    conductors::config::prepare(section, name, given, schema, &settings.base_dir, &|name| std::env::var_os(name))
+        .map_err(|mistakes| mistakes.join("; "))
 }
 
 /// What a library offers, with its config, which `key` of the settings holds and the library has found good.
-fn configured(
-    runtime: &Handle,
-    library: Arc<Library>,
-    manifest: ConductorManifest,
-    key: &str,
-    config: Option<&Map<String, Value>>,
-) -> Result<Plugin, String> {
-    let config = config.map_or_else(|| "{}".to_owned(), |config| Value::Object(config.clone()).to_string());
-    if let RErr(failure) = runtime.block_on(library.check_config(&manifest.name, config.as_bytes())) {
-        return Err(format!("{key}: {}", failure.message));
+fn configured(runtime: &Handle, library: Arc<Library>, manifest: ConductorManifest, key: &str, config: Config) -> Result<Plugin, String> {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
     }
-    let config = RawValue::from_string(config).map_err(|e| e.to_string())?;
-    Ok(Plugin { conductor: manifest.name.clone(), manifest, library, config })
+    if let RErr(failure) = runtime.block_on(library.check_config(&manifest.name, config.json.get().as_bytes())) {
+        return Err(format!("{key}: {}", config.hide_secrets(&failure.message)));
+    }
+    Ok(Plugin { conductor: manifest.name.clone(), manifest, library, config: config.json })
 }
 
 /// Whether sessions of one would be the same as sessions of the other.

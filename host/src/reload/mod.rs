@@ -41,7 +41,7 @@ use crate::{
 pub fn at_start(runtime: &Handle, libraries: &Libraries, settings: &Settings, waits: bool) -> Result<(Vec<Type>, Vec<Wanted>), String> {
     let (mut types, mut fatal) = (Vec::new(), Vec::new());
     for (name, wanted) in &settings.types {
-        let kind = load::load(runtime, libraries, name, wanted);
+        let kind = load::load(runtime, libraries, settings, name, wanted);
         match &kind.plugin {
             Ok(_) => tell_loaded(&kind),
             Err(reason) if wanted.required && !waits => fatal.push(format!("type {name}: {reason}")),
@@ -51,7 +51,7 @@ pub fn at_start(runtime: &Handle, libraries: &Libraries, settings: &Settings, wa
     }
     let mut services = Vec::new();
     for (name, wanted) in &settings.services {
-        let service = load::load_service(runtime, libraries, name, wanted);
+        let service = load::load_service(runtime, libraries, settings, name, wanted);
         match &service.plugin {
             Ok(_) => tell_loaded_service(&service),
             Err(reason) if wanted.required && !waits => fatal.push(format!("service {name}: {reason}")),
@@ -236,7 +236,7 @@ impl Reloader {
         let (mut types, mut changes) = (Vec::new(), BTreeMap::new());
         for (name, wanted) in &settings.types {
             let known = before.get(name);
-            let (kind, change) = compare(known, load::load(runtime, &self.libraries, name, wanted));
+            let (kind, change) = compare(known, load::load(runtime, &self.libraries, &settings, name, wanted));
             if matches!(change, Change::Loaded { .. } | Change::New { .. }) {
                 tell_loaded(&kind);
             }

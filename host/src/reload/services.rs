@@ -23,7 +23,7 @@ pub(super) struct Plan {
 pub(super) fn plan(runtime: &Handle, libraries: &Libraries, settings: &Settings, services: &Services) -> Plan {
     let mut plan = Plan::default();
     for (name, wanted) in &settings.services {
-        let wanted = load::load_service(runtime, libraries, name, wanted);
+        let wanted = load::load_service(runtime, libraries, settings, name, wanted);
         let known = services.get(name);
         let (old, new) = (known.as_deref().and_then(hash), wanted.plugin.as_ref().ok().map(|plugin| plugin.library.hash()));
         let change = match (&known, &wanted.plugin) {
