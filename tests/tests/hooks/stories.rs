@@ -42,7 +42,8 @@ impl Story {
 pub(crate) const STORIES: &[Story] = &[
     Story {
         name: "a life, with a kill in it",
-        deadline: None,
+        // A mebibyte and more to save takes its time in a debug build on a busy machine.
+        deadline: Some(Duration::from_secs(60)),
         broker_outside: false,
         tells: &[
             "create",
@@ -202,7 +203,6 @@ fn wrong(stage: &mut dyn Stage, seen: &mut Notes) {
         Ask::Publish("a/+".into(), String::new()),
         Ask::Publish("large".into(), "x".repeat(rules::MAX_PAYLOAD + 1)),
         Ask::PublishTo("nobody".into(), "a".into(), String::new()),
-        Ask::AnswerBytes(rules::MAX_REPLY),
     ];
     for wrong in &wrong {
         seen.note("wrong", ask(stage, wrong));

@@ -55,8 +55,6 @@ pub enum Ask {
     FailInTask,
     /// Logs at this level, 1 to 5.
     Log(u8, String),
-    /// Answers this many bytes and a little more.
-    AnswerBytes(usize),
     /// Never answers.
     Hang,
     /// Panics.
@@ -168,17 +166,13 @@ impl Range {
     }
 
     async fn ask(&mut self, session: &Session, ask: Ask) -> Result<Option<String>> {
-        match ask {
-            Ask::AnswerBytes(count) => return Ok(Some("x".repeat(count))),
-            Ask::Sleep(millis) => {
-                let (begun, time) = (session.now(), Duration::from_millis(millis));
-                session.sleep(time).await?;
-                let went_on = session.now().duration_since(begun).is_ok_and(|slept| slept >= time);
-                return Ok(Some(format!("slept as long: {went_on}")));
-            }
-            other => self.act(session, other).await?,
-        }
-        Ok(None)
+        let Ask::Sleep(millis) = ask else {
+            return self.act(session, ask).await.map(|()| None);
+        };
+        let (begun, time) = (session.now(), Duration::from_millis(millis));
+        session.sleep(time).await?;
+        let went_on = session.now().duration_since(begun).is_ok_and(|slept| slept >= time);
+        Ok(Some(format!("slept as long: {went_on}")))
     }
 
     async fn act(&mut self, session: &Session, ask: Ask) -> Result<()> {
@@ -239,7 +233,7 @@ impl Range {
             Ask::Panic => panic!("as ordered"),
             Ask::PanicInTask => session.spawn(async { panic!("in a task") }).map(drop),
             Ask::Close => session.close().await,
-            Ask::AnswerBytes(_) | Ask::Sleep(_) => Err(Error::new("`ask` does that itself")),
+            Ask::Sleep(_) => Err(Error::new("`ask` does that itself")),
         }
     }
 }
