@@ -113,7 +113,9 @@ fn named(variable: &str) -> Option<Toolchain> {
 /// The installed one of Debian, which `packages` sees to.
 fn newest() -> Result<Toolchain, Box<dyn Error>> {
     let toolchain = named(NEWEST).unwrap_or_else(|| Toolchain { folder: "/usr".into(), libraries: Vec::new() });
-    toolchain.checked("").map_err(|error| format!("{error}. A newer Rust is needed: on Debian {ARCHIVED}, elsewhere {NEWEST}=FOLDER").into())
+    toolchain
+        .checked("")
+        .map_err(|error| format!("{error}. A newer Rust is needed: on Debian {ARCHIVED}, elsewhere {NEWEST}=FOLDER").into())
 }
 
 fn oldest(version: &str, target: &Path) -> Result<Toolchain, Box<dyn Error>> {

@@ -66,20 +66,26 @@ fn in_a_process_of_its_own() {
 #[test]
 fn every_order_works_in_this_host() {
     let this = env::current_exe().unwrap();
-    every_order(|case| case.this_host, |files| {
-        let mut command = Command::new(&this);
-        command.args(["--exact", "orders::in_a_process_of_its_own", "--nocapture"]).env(FILES, files.join(SEPARATOR));
-        let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
-        output.lines().filter_map(|line| line.strip_prefix(MARK)).map(str::to_owned).collect()
-    });
+    every_order(
+        |case| case.this_host,
+        |files| {
+            let mut command = Command::new(&this);
+            command.args(["--exact", "orders::in_a_process_of_its_own", "--nocapture"]).env(FILES, files.join(SEPARATOR));
+            let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
+            output.lines().filter_map(|line| line.strip_prefix(MARK)).map(str::to_owned).collect()
+        },
+    );
 }
 
 #[test]
 fn every_order_works_in_a_host_of_the_next_minor_version() {
-    every_order(|case| case.next_host, |files| {
-        let output = Command::new(Plugins::built().newer_host()).args(files).output().unwrap();
-        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
-    });
+    every_order(
+        |case| case.next_host,
+        |files| {
+            let output = Command::new(Plugins::built().newer_host()).args(files).output().unwrap();
+            String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+        },
+    );
 }
 
 fn every_order(expected: impl Fn(&Case) -> &'static str, load: impl Fn(&[&str]) -> Vec<String>) {
