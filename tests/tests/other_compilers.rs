@@ -19,13 +19,12 @@ fn release(built: &Value) -> (u32, u32) {
 
 #[test]
 fn plugins_of_other_compilers_do_all_that_plugins_do() {
-    let config = json!({ "greeting": "moin" });
     let options = HostOptions::default()
         .plugin("echo", "conductor_test_echo")
         .set("types.oldest.plugin", json!(artefacts::other("oldest")))
-        .set("types.oldest.config", config.clone())
+        .set("types.oldest.config.greeting", json!("moin"))
         .set("types.newest.plugin", json!(artefacts::other("newest")))
-        .set("types.newest.config", config);
+        .set("types.newest.config.greeting", json!("moin"));
     let mut host = Host::start(options);
     let ours = host.create("echo");
     let sessions = ["oldest", "newest"].map(|kind| (host.create(kind), host.create(kind)));
