@@ -34,10 +34,10 @@ macro_rules! log_line {
         let (source, fields): (&str, _) = ($target.as_ref(), String::from_utf8_lossy($fields));
         let $who: &str = $who.as_ref();
         macro_rules! line {
-                                ($at:ident) => {
-                                    tracing::$at!(target: "plugin", $who, source, %fields, "{}", $message)
-                                };
-                            }
+                                    ($at:ident) => {
+                                        tracing::$at!(target: "plugin", $who, source, %fields, "{}", $message)
+                                    };
+                                }
         match $level {
             0 | 1 => line!(error),
             2 => line!(warn),
