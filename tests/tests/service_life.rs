@@ -14,6 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use conductor_abi::{
+    abi_stable::std_types::RErr,
+    contract::{self, HostObj},
+    wire::{call, code},
+};
 use conductor_host::{
     broker::{Broker, BrokerError, Ended, Endpoints, Events, Message},
     conductors::{
@@ -21,7 +26,7 @@ use conductor_host::{
         catalog::{Catalog, Plugin, Type},
         library::Libraries,
         pool::Pool,
-        services::LibraryHost,
+        services::{LibraryHost, SessionHost},
     },
     services::{Services, Wanted},
     sessions::{
@@ -291,4 +296,23 @@ fn a_start_waits_for_no_service_that_blocks_and_names_all_that_fail() {
         (house.state("good"), house.ask("good", "mark", &Value::Null).unwrap_err()),
         (Status::Gone, "the service good: it is closed".into())
     );
+}
+
+#[test]
+fn a_conductor_cannot_do_what_a_service_can() {
+    let house = House::with(&[]);
+    let (session, other) = (house.open(), house.open());
+    let host = HostObj::new(SessionHost::new(&session));
+    let code = |event: contract::Event<'_>| match house.runtime.block_on(host.call(event)) {
+        RErr(failure) => failure.code,
+        _ => 0,
+    };
+    for kind in [call::SESSIONS, call::CREATE_SESSION, call::CLOSE_SESSION, call::ASK] {
+        assert_eq!(code(contract::Event::new(kind)), code::UNSUPPORTED, "{kind}");
+    }
+    let publish = |session: &Session| {
+        let meta = json!({ "qos": 0, "session": session.id().to_string() }).to_string();
+        code(contract::Event { subject: "news".into(), meta: meta.as_bytes().into(), ..contract::Event::new(call::PUBLISH) })
+    };
+    assert_eq!((publish(&session), publish(&other)), (0, code::REFUSED));
 }

@@ -138,7 +138,7 @@ fn a_service_sees_and_changes_all_sessions() {
     ann.subscribe(&topic(&first, "farewell"), 1);
     host.stop();
     let said = std::iter::repeat_with(|| ann.heard()).find(|(topic, _)| topic.ends_with("/farewell")).unwrap();
-    assert_eq!(said, (topic(&first, "farewell"), "HostStopping".to_owned()));
+    assert_eq!(said, (topic(&first, "farewell"), "HostStopping State".to_owned()));
     let log = host.log();
     let place = |text: &str| log.find(text).unwrap_or_else(|| panic!("{text} is not in the log"));
     assert!(place("the steward none leaves 1 sessions: HostStopping") > place(r#""service":"steward""#));

@@ -100,6 +100,8 @@ enum Place<'a> {
 impl Place<'_> {
     fn path(self) -> String {
         match self {
+            // As a proposal, `types.NAME` is written as it is meant.
+            Self::Section(section) if table::FAMILIES.iter().any(|family| family.section == section) => section.to_owned(),
             Self::Section(section) => segment(section),
             Self::Named(family, name) => named_path(family, name),
         }

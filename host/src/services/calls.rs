@@ -205,3 +205,33 @@ impl fmt::Debug for ServiceHost {
         f.debug_struct("ServiceHost").field("name", &self.name).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use conductor_abi::{abi_stable::std_types::RErr, contract::HostObj};
+
+    use super::*;
+    use crate::{services::Wanted, sessions::place::Place};
+
+    #[test]
+    fn a_service_is_answered_what_is_its_business_and_only_while_it_lives() {
+        let place = Place::with([]);
+        let plugin = Err("no such file".into());
+        let wanted = Wanted { name: "a".into(), plugin, deadline: Duration::from_secs(5), required: false };
+        let service = Service::new(wanted, place.manager.world());
+        let host = HostObj::new(ServiceHost::new(&service));
+        let code = |kind: &str| match place.run(host.call(Event::new(kind))) {
+            RErr(failure) => failure.code,
+            _ => 0,
+        };
+        for kind in
+            [call::SAVE, call::TIMER, call::CANCEL_TIMER, call::GRANT, call::KICK, call::JOIN_RULES, call::LABELS, call::CLOSE, "fly"]
+        {
+            assert_eq!(code(kind), code::UNSUPPORTED, "{kind}");
+        }
+        assert_eq!(code(call::NOW), 0);
+        for kind in [call::SESSIONS, call::CLIENTS, call::CREATE_SESSION, call::CLOSE_SESSION, call::ASK, call::PUBLISH, call::SLEEP] {
+            assert_eq!(code(kind), code::CLOSED, "{kind}");
+        }
+    }
+}

@@ -170,7 +170,8 @@ impl Service {
         // A `create` that blocks its thread does not answer at all.
         let result = match timeout(self.wanted.deadline, told).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(Trouble::Closed),
+            // Its loop ended without a word, unless a task of it panicked: that is known then.
+            Ok(Err(_)) => Err(Trouble::Faulted("a panic got out of the plugin".into())),
             Err(_) => Err(Trouble::Deadline),
         };
         result.map_err(|trouble| {
@@ -188,12 +189,7 @@ impl Service {
 
     /// Why nothing can be told to it, if so.
     fn refusal(&self) -> Option<Trouble> {
-        match self.status() {
-            Status::NotMade | Status::Live => None,
-            Status::Faulted(reason) => Some(Trouble::Faulted(reason)),
-            Status::Unavailable(reason) => Some(Trouble::Unavailable(reason)),
-            Status::Gone => Some(Trouble::Closed),
-        }
+        refusal(&self.lock().status)
     }
 
     /// Asks for one of its methods.
@@ -214,21 +210,24 @@ impl Service {
 
     /// Puts what happened into the mailbox, where it has the hook. A message that does not fit is counted.
     pub(super) fn hear(&self, what: What) {
-        if !self.wants(what.name()) {
-            return;
-        }
-        let (name, is_message) = (what.name(), matches!(what, What::Message(_)));
-        match self.post(what, None, None) {
-            Ok(()) | Err(Trouble::Faulted(_) | Trouble::Unavailable(_) | Trouble::Closed) => {}
-            Err(_) if is_message => self.lost(),
-            Err(error) => tracing::error!(service = self.name(), event = name, %error, "the service was not told"),
+        if self.wants(what.name()) {
+            self.take(what);
         }
     }
 
     pub(super) fn hear_message(&self, message: &Message) {
         // Only then is it cloned.
         if self.wants(event::MESSAGE) {
-            self.hear(What::Message(message.clone()));
+            self.take(What::Message(message.clone()));
+        }
+    }
+
+    fn take(&self, what: What) {
+        let (name, is_message) = (what.name(), matches!(what, What::Message(_)));
+        match self.post(what, None, None) {
+            Ok(()) | Err(Trouble::Faulted(_) | Trouble::Unavailable(_) | Trouble::Closed) => {}
+            Err(_) if is_message => self.lost(),
+            Err(error) => tracing::error!(service = self.name(), event = name, %error, "the service was not told"),
         }
     }
 
@@ -254,11 +253,11 @@ impl Service {
         deadline: Option<Instant>,
         answer: Option<oneshot::Sender<Result<Vec<u8>, Trouble>>>,
     ) -> Result<(), Trouble> {
-        if let Some(refusal) = self.refusal() {
+        let (closes, bytes, time) = (what.closes(), what.bytes(), self.world.clock.millis());
+        let mut inner = self.lock();
+        if let Some(refusal) = refusal(&inner.status) {
             return Err(refusal);
         }
-        let (closes, bytes) = (what.closes(), what.bytes());
-        let mut inner = self.lock();
         if inner.closing {
             return Err(Trouble::Closed);
         }
@@ -268,7 +267,7 @@ impl Service {
         }
         inner.closing = closes;
         inner.bytes += bytes;
-        inner.queue.push_back(Event { what, time: self.world.clock.millis(), deadline, answer });
+        inner.queue.push_back(Event { what, time, deadline, answer });
         drop(inner);
         self.bell.notify_one();
         Ok(())
@@ -418,6 +417,16 @@ impl Service {
         let task = make(number);
         inner.tasks.insert(number, task.clone());
         Ok((number, task))
+    }
+}
+
+/// Why nothing can be told to a service of this status, if so.
+fn refusal(status: &Status) -> Option<Trouble> {
+    match status {
+        Status::NotMade | Status::Live => None,
+        Status::Faulted(reason) => Some(Trouble::Faulted(reason.clone())),
+        Status::Unavailable(reason) => Some(Trouble::Unavailable(reason.clone())),
+        Status::Gone => Some(Trouble::Closed),
     }
 }
 

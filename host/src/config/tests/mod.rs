@@ -6,6 +6,7 @@ use crate::tokens::claims::UsernameRule;
 mod documents;
 mod pairs;
 mod random;
+mod services;
 
 const BASE: &str = "/srv/host";
 const TYPE: &str = "[types.a]\nplugin = \"a\"\n";

@@ -90,10 +90,11 @@ impl Service for Steward {
     }
 
     async fn close(&mut self, host: &Host, reason: CloseReason) -> Result<()> {
-        // The sessions are still there.
+        // The sessions are still there, and their conductors answer.
         let sessions = host.sessions().await?;
         for session in &sessions {
-            host.publish(session.id(), "farewell", format!("{reason:?}")).qos(1).await?;
+            let state: String = if session.type_name() == "default" { host.ask(session.id(), "state", ()).await? } else { String::new() };
+            host.publish(session.id(), "farewell", format!("{reason:?} {state}")).qos(1).await?;
         }
         tracing::info!("the steward {} leaves {} sessions: {reason:?}", self.mark, sessions.len());
         Ok(())
