@@ -19,6 +19,7 @@ use crate::{
     broker::{Broker, EmbeddedBroker, Endpoints, ExternalBroker, LinkSettings, LinkToken, NoBroker},
     conductors::{
         catalog::{Catalog, Plugin, Type},
+        lane::Lane,
         library::Libraries,
         pool::Pool,
         services::LibraryHost,
@@ -233,7 +234,9 @@ fn load_types(runtime: &Runtime, settings: &Settings) -> Result<(Vec<Type>, Vec<
             }
             reason.into()
         });
-        types.push(Type { name: name.as_str().into(), plugin, deadline: wanted.deadline, lane: Arc::default() });
+        let name: Arc<str> = name.as_str().into();
+        let lane = Arc::new(Lane::new(name.clone(), settings.sessions.quarantine_after));
+        types.push(Type { name, plugin, deadline: wanted.deadline, lane });
     }
     if !fatal.is_empty() {
         return Err(fatal.join("; ").into());

@@ -21,16 +21,20 @@ use conductor_abi::{
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 
-use super::{Trouble, asks, library::Libraries};
+use super::{Trouble, asks, catalog::Type, clip, library::Libraries};
 use crate::{
     broker::BrokerError,
-    sessions::{Session, task::Task},
+    sessions::{Session, SessionId, clock::Clock, task::Task},
     store::StoredClient,
 };
 
 /// One session, as its conductor sees it. Holds it weakly: the session owns the conductor, which owns this.
 pub struct SessionHost {
     session: Weak<Session>,
+    /// Known after the session's end, too: a thread of the plugin may outlive it.
+    id: SessionId,
+    kind: Arc<Type>,
+    clock: Clock,
     runtime: Handle,
 }
 
@@ -38,7 +42,8 @@ impl SessionHost {
     /// For the conductor of `session`.
     #[must_use]
     pub fn new(session: &Arc<Session>) -> Self {
-        Self { session: Arc::downgrade(session), runtime: session.world().pool.runtime().clone() }
+        let (id, kind, world) = (session.id(), session.kind().clone(), session.world());
+        Self { session: Arc::downgrade(session), id, kind, clock: world.clock, runtime: world.pool.runtime().clone() }
     }
 
     fn session(&self) -> Result<Arc<Session>, Failure> {
@@ -49,10 +54,7 @@ impl SessionHost {
     /// The calls that need no waiting.
     fn answer_now(&self, call: &Event<'_>) -> Option<Result<Vec<u8>, Failure>> {
         Some(match call.kind.as_str() {
-            call::NOW => match self.session.upgrade() {
-                Some(session) => Ok(session.world().clock.millis().to_string().into_bytes()),
-                None => Err(Failure::new(code::CLOSED, "the session is closed")),
-            },
+            call::NOW => Ok(self.clock.millis().to_string().into_bytes()),
             call::CLIENTS => self.session().and_then(|session| clients(&session)),
             call::CLOSE => self.session().and_then(|session| close(&session)),
             _ => return None,
@@ -153,9 +155,10 @@ impl HostObject for SessionHost {
     }
 
     fn log(&self, level: u8, target: &str, message: &str, fields: &[u8]) {
-        let session = self.session.upgrade();
-        let id = session.as_ref().map(|session| session.id().to_string()).unwrap_or_default();
-        log(level, &id, target, message, fields);
+        if level <= 1 {
+            self.kind.lane.tally.error_lines.add();
+        }
+        log(level, &self.id.to_string(), target, message, fields);
     }
 }
 
@@ -195,6 +198,7 @@ impl HostObject for LibraryHost {
 
 fn log(level: u8, session: &str, source: &str, message: &str, fields: &[u8]) {
     let fields = String::from_utf8_lossy(fields);
+    let (message, fields) = (clip(message), clip(&fields));
     macro_rules! line {
         ($level:ident) => {
             tracing::$level!(target: "plugin", session, source, %fields, "{message}")

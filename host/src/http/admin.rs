@@ -15,7 +15,7 @@ use conductor_abi::wire::Grants;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
-use super::{PathId, Ports, body, error::Problem, legacy, livez, not_allowed, not_found, only_get, only_post, query};
+use super::{PathId, Ports, body, error::Problem, legacy, livez, metrics, not_allowed, not_found, only_get, only_post, query};
 use crate::{
     conductors::catalog::Type,
     sessions::{Caller, CloseReason, Port, Session, SessionId, manager::Refused, status::Status},
@@ -39,6 +39,7 @@ pub fn router(ports: Arc<Ports>) -> Router {
         .route("/v1/sessions/{id}/requests", only_post(request))
         .route("/v1/sessions/{id}/clients/{client}", delete(kick).head(allowed("DELETE")).fallback(allowed("DELETE")))
         .route("/v1/types", only_get(types))
+        .route("/v1/metrics", only_get(metrics::metrics))
         .route("/livez", only_get(livez))
         .route("/readyz", only_get(readyz))
         .fallback(not_found)
@@ -203,20 +204,28 @@ async fn request(
     let Request { method, params } = body::json(body, BODY).await?;
     let params = params.map_or(Bytes::from_static(b"null"), |params| String::from(Box::<str>::from(params)).into());
     let result = ports.manager.request(id.ok_or(Refused::NoSuchSession)?, method, params, Caller::at(Port::Admin, peer)).await?;
-    Ok(Json(Answer { result: legacy::check_result(&result)? }).into_response())
+    let result = serde_json::from_slice(&result).map_err(|error| Refused::Internal(error.to_string()))?;
+    Ok(Json(Answer { result }).into_response())
 }
 
 fn describe(kind: &Type) -> Value {
-    match &kind.plugin {
-        Ok(plugin) => json!({
-            "type": &*kind.name,
-            "available": true,
-            "conductor": plugin.conductor,
-            "hooks": plugin.manifest.hooks,
-            "methods": plugin.manifest.methods,
-        }),
-        Err(reason) => json!({ "type": &*kind.name, "available": false, "reason": &**reason }),
+    let plugin = match &kind.plugin {
+        Ok(plugin) => plugin,
+        Err(reason) => return json!({ "type": &*kind.name, "available": false, "state": "unavailable", "reason": &**reason }),
+    };
+    let quarantine = kind.lane.quarantine();
+    let mut described = json!({
+        "type": &*kind.name,
+        "available": quarantine.is_none(),
+        "state": if quarantine.is_some() { "quarantined" } else { "available" },
+        "conductor": plugin.conductor,
+        "hooks": plugin.manifest.hooks,
+        "methods": plugin.manifest.methods,
+    });
+    if let Some(reason) = quarantine {
+        described["reason"] = (&*reason).into();
     }
+    described
 }
 
 async fn types(State(ports): State<Arc<Ports>>) -> Json<Value> {
@@ -231,7 +240,9 @@ async fn readyz(State(ports): State<Arc<Ports>>) -> Response {
     };
     let store = ports.manager.world().store.trouble().map(|reason| reason.to_string());
     let broker = ports.manager.world().broker.trouble().map(|reason| reason.to_string());
-    let plugins = Some(ports.missing_plugins.join("; ")).filter(|missing| !missing.is_empty());
+    let quarantined = ports.manager.catalog().iter().filter_map(|kind| kind.lane.quarantine());
+    let plugins: Vec<String> = ports.missing_plugins.iter().cloned().chain(quarantined.map(|reason| reason.to_string())).collect();
+    let plugins = Some(plugins.join("; ")).filter(|missing| !missing.is_empty());
     let degraded = store.is_some() || broker.is_some() || plugins.is_some();
     let (code, status) = match (ports.manager.is_stopping(), degraded) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),

@@ -11,6 +11,7 @@
 //! | `POST /v1/sessions/{id}/requests` | ask the conductor |
 //! | `DELETE /v1/sessions/{id}/clients/{client}` | send a client away |
 //! | `GET /v1/types` | what can be created |
+//! | `GET /v1/metrics` | counts, in Prometheus's text format |
 //! | `GET /livez` `/readyz` | is it alive, is it well |
 //!
 //! IoT port (public):
@@ -27,6 +28,7 @@ pub mod body;
 pub mod error;
 pub mod iot;
 pub mod legacy;
+mod metrics;
 pub mod query;
 pub mod serve;
 

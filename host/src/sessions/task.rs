@@ -19,7 +19,7 @@ use conductor_abi::{
 
 use super::Session;
 use crate::conductors::{
-    Trouble,
+    Trouble, clip,
     lane::Lane,
     pool::{Job, Pool, Slot},
 };
@@ -54,6 +54,7 @@ enum State {
 impl Task {
     /// A task of `session`, to be pushed to the pool at once.
     pub(crate) fn new(session: Arc<Session>, number: u64, future: FfiFuture<Reply>) -> Arc<Self> {
+        session.kind().lane.tally.tasks.add();
         let inner = Mutex::new(Inner { future: Some(future), state: State::Queued, cancelled: false });
         Arc::new(Self { session, number, slow: AtomicBool::new(false), inner })
     }
@@ -83,7 +84,10 @@ impl Task {
                 other => tracing::error!(session = %self.session.id(), error = %other, "a task panicked"),
             },
             code::CLOSED | code::CANCELLED => {}
-            _ => tracing::warn!(session = %self.session.id(), error = %failure.message, "a task of the conductor failed"),
+            _ => {
+                self.session.kind().lane.tally.errors.add();
+                tracing::warn!(session = %self.session.id(), error = %clip(&failure.message), "a task of the conductor failed");
+            }
         }
     }
 }
@@ -119,6 +123,7 @@ impl Job for Task {
             self.lock().state = State::Done;
         }
         slot.discard(future);
+        self.session.kind().lane.tally.tasks.sub();
         self.finish(reply, slot);
     }
 
