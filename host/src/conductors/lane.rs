@@ -67,8 +67,9 @@ struct State {
 }
 
 impl State {
+    /// Whether all threads are taken, or will be when those that are woken have come.
     fn is_taken(&self) -> bool {
-        self.threads >= THREADS && self.idle == 0
+        self.threads >= THREADS && self.idle <= self.jobs.len()
     }
 }
 
@@ -107,8 +108,7 @@ impl Lane {
         if new_thread {
             state.threads += 1;
         }
-        // It will be taken when what is queued has found its threads.
-        if state.threads >= THREADS && state.idle <= state.jobs.len() && !state.watched {
+        if state.is_taken() && !state.watched {
             state.watched = true;
             runtime.spawn(self.clone().watch());
         }
@@ -220,7 +220,7 @@ impl Lane {
     #[must_use]
     pub fn is_full(&self) -> bool {
         let state = lock(&self.state);
-        state.is_taken() && state.jobs.len() >= THREADS
+        state.threads >= THREADS && state.idle == 0 && state.jobs.len() >= THREADS
     }
 
     /// A job of the type was found stuck in a thread of the pool. True when this brings the whole type into the lane.
@@ -252,5 +252,26 @@ impl Lane {
 impl fmt::Debug for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lane").field("found", &self.found).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_stays_slow_while_two_of_its_calls_are_stuck() {
+        let lane = Lane::default();
+        lane.got_stuck();
+        assert!(!lane.found_slow() && !lane.is_type_slow());
+        lane.got_stuck();
+        assert!(lane.found_slow() && lane.is_type_slow());
+        // Half a minute later.
+        lane.type_slow_until.store(1, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(lane.is_type_slow());
+        lane.came_back();
+        assert!(!lane.is_type_slow(), "one alone does not slow its type");
+        assert_eq!(lane.blocked(), 1);
     }
 }

@@ -517,3 +517,7 @@ impl fmt::Debug for Session {
         f.debug_struct("Session").field("id", &self.id).field("type", &self.kind.name).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -133,6 +133,7 @@ impl Conductor for Faulty {
             .on("wake_late", Self::wake_late)
             .on("woken_abroad", Self::woken_abroad)
             .on("outlive", Self::outlive)
+            .on("once", Self::once)
     }
 
     async fn message(&mut self, _: &Session, message: &Message) -> Result<()> {
@@ -238,6 +239,11 @@ impl Faulty {
     /// A reply of 100 MB.
     async fn huge(&mut self, _: &Session, (): ()) -> Result<String> {
         Ok("x".repeat(100 << 20))
+    }
+
+    /// Sets a timer, without the hook that would hear it.
+    async fn once(&mut self, session: &Session, wait: Wait) -> Result<()> {
+        session.once("unheard", Duration::from_millis(wait.millis)).await
     }
 
     async fn fail_in_task(&mut self, session: &Session, (): ()) -> Result<()> {
