@@ -302,7 +302,7 @@ fn a_start_waits_for_no_service_that_blocks_and_names_all_that_fail() {
 fn a_conductor_cannot_do_what_a_service_can() {
     let house = House::with(&[]);
     let (session, other) = (house.open(), house.open());
-    let host = HostObj::new(SessionHost::new(&session));
+    let host = HostObj::new(SessionHost::new(&session, session.life()));
     let code = |event: contract::Event<'_>| match house.runtime.block_on(host.call(event)) {
         RErr(failure) => failure.code,
         _ => 0,

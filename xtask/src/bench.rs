@@ -3,6 +3,7 @@
 
 mod abi;
 mod author;
+mod containment;
 
 use std::{
     error::Error,
@@ -30,7 +31,7 @@ pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
         [name] if name == "author" => return author::run(),
         _ => {}
     }
-    let all = ["size", "memory", "requests", "blocking"];
+    let all = ["size", "memory", "requests", "blocking", "containment"];
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
         return Err(format!("there is no benchmark {unknown:?}; there are: {}, and by itself abi or author", all.join(", ")).into());
     }
@@ -50,12 +51,15 @@ pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
     if wanted("blocking") {
         bench.blocking()?;
     }
+    if wanted("containment") {
+        bench.containment()?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 fn build() -> Outcome<()> {
     say("building (release)…");
-    let packages = ["conductor-host", "conductor-default", "conductor-active", "conductor-test-faulty", "bare_route"];
+    let packages = ["conductor-host", "conductor-default", "conductor-active", "conductor-test-faulty", "conductor-test-raw", "bare_route"];
     let packages = packages.iter().flat_map(|package| ["-p", package]);
     succeed(workspace::cargo().args(["build", "--release"]).args(packages))
 }
@@ -89,9 +93,10 @@ impl Bench {
         let settings = format!(
             "[admin]\nlisten = \"127.0.0.1:0\"\n[iot]\nlisten = \"127.0.0.1:0\"\n[sessions]\nid_digits = 9\n{more}\n[store]\nurl = \"memory:\"\n\
              [mqtt]\nlisten = \"127.0.0.1:0\"\nwebsocket_listen = \"\"\n[log]\nlevel = \"error\"\n\
-             [types.default]\nplugin = {:?}\n[types.faulty]\nplugin = {:?}\n",
+             [types.default]\nplugin = {:?}\n[types.faulty]\nplugin = {:?}\n[types.raw]\nplugin = {:?}\n",
             plugin("conductor_default"),
             plugin("conductor_test_faulty"),
+            plugin("conductor_test_raw"),
         );
         let (file, ready) = (self.scratch.join("settings.toml"), self.scratch.join("ready.json"));
         fs::write(&file, settings)?;

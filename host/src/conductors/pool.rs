@@ -14,7 +14,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::runtime::Handle;
@@ -54,8 +54,25 @@ pub struct Slot {
     leaving: AtomicBool,
     /// What runs, for the watchdog to mark.
     job: Mutex<Option<Arc<dyn Job>>>,
+    /// Where the thread counts as stuck.
+    stuck_in: Mutex<Option<Arc<Lane>>>,
     thread: AtomicU64,
     watchdog: Option<Arc<Watchdog>>,
+    /// Of a thread whose times in plugin code are taken.
+    entered: Option<Entered>,
+}
+
+/// When a thread went into plugin code.
+struct Entered {
+    base: Instant,
+    /// Milliseconds after `base`, plus one; 0 outside of plugin code.
+    at: AtomicU64,
+}
+
+impl Entered {
+    fn now(&self) -> u64 {
+        u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
 }
 
 impl Slot {
@@ -63,6 +80,19 @@ impl Slot {
     #[must_use]
     pub fn unwatched() -> Self {
         Self::default()
+    }
+
+    /// The same, for a thread that can be asked how long it has been inside plugin code.
+    #[must_use]
+    pub fn timed() -> Self {
+        Self { entered: Some(Entered { base: Instant::now(), at: AtomicU64::new(0) }), ..Self::default() }
+    }
+
+    /// For how long a timed slot's thread has been inside one call of plugin code; nothing while it is not.
+    pub(super) fn inside_for(&self) -> Option<Duration> {
+        let entered = self.entered.as_ref()?;
+        let at = entered.at.load(Ordering::Relaxed);
+        (at != 0).then(|| Duration::from_millis(entered.now().saturating_sub(at)))
     }
 
     /// Runs plugin code.
@@ -75,7 +105,13 @@ impl Slot {
         if let Some(watchdog) = &self.watchdog {
             watchdog.wake();
         }
+        if let Some(entered) = &self.entered {
+            entered.at.store(entered.now(), Ordering::Relaxed);
+        }
         let result = catch_unwind(AssertUnwindSafe(f));
+        if let Some(entered) = &self.entered {
+            entered.at.store(0, Ordering::Relaxed);
+        }
         self.seq.fetch_add(1, Ordering::SeqCst);
         result.map_err(|payload| {
             // The drop of a payload that comes from a plugin may panic in its turn.
@@ -110,6 +146,10 @@ impl Slot {
         }
         self.leaving.store(true, Ordering::SeqCst);
         if let Some(job) = &*job {
+            // A session may be of newer code, and so have another lane, when its thread comes back.
+            let lane = job.lane();
+            lane.got_stuck();
+            *lock(&self.stuck_in) = Some(lane);
             job.mark_slow();
         }
         priority::lower_thread(self.thread.load(Ordering::Relaxed));
@@ -175,18 +215,8 @@ impl Pool {
 
     /// Queues a job that is not queued yet: in its lane where it is slow, else in the common queue.
     pub fn push(&self, job: Arc<dyn Job>) {
-        if job.is_slow() {
-            let lane = job.lane();
-            match lane.push(job, &self.0.runtime) {
-                Ok(()) => return,
-                // No thread is to be had for the lane: better here than nowhere.
-                Err(job) => return self.push_common(job),
-            }
-        }
-        self.push_common(job);
-    }
-
-    fn push_common(&self, job: Arc<dyn Job>) {
+        // Where no thread is to be had for the lane: better here than nowhere.
+        let Err(job) = self.0.divert(job) else { return };
         let mut queue = lock(&self.0.queue);
         queue.jobs.push_back(job);
         let wake = queue.idle > 0;
@@ -194,6 +224,19 @@ impl Pool {
         if wake {
             self.0.ready.notify_one();
         }
+    }
+
+    /// How many threads it has now: those that work or wait, and those that are stuck in plugin code.
+    #[must_use]
+    pub fn threads(&self) -> (usize, usize) {
+        let (all, working) = (self.0.threads.load(Ordering::Relaxed), self.0.working());
+        (working, all.saturating_sub(working))
+    }
+
+    /// How many jobs wait for a thread of it.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.0.queued()
     }
 
     /// The runtime that plugin code finds entered.
@@ -221,6 +264,18 @@ impl Shared {
         lock(&self.queue).jobs.len()
     }
 
+    /// Sends a slow job to its lane.
+    ///
+    /// # Errors
+    /// The job, where it is not slow or the lane cannot have it.
+    fn divert(&self, job: Arc<dyn Job>) -> Result<(), Arc<dyn Job>> {
+        if !job.is_slow() {
+            return Err(job);
+        }
+        let lane = job.lane();
+        lane.push(job, &self.runtime)
+    }
+
     pub(super) fn start_thread(this: &Arc<Self>) -> std::io::Result<()> {
         if this.threads.load(Ordering::Relaxed) >= MAX_THREADS {
             return Err(std::io::Error::other(format!("{MAX_THREADS} threads are busy or stuck in plugin code already")));
@@ -232,7 +287,7 @@ impl Shared {
         let gone = slot.clone();
         let started = thread::Builder::new().name("conductors".into()).spawn(move || {
             slot.thread.store(priority::this_thread(), Ordering::Relaxed);
-            let _entered = shared.runtime.enter();
+            let _context = shared.runtime.enter();
             shared.work(&slot);
             shared.forget(&slot);
         });
@@ -250,11 +305,16 @@ impl Shared {
 
     fn work(&self, slot: &Slot) {
         while let Some(job) = self.next(slot) {
+            // Found slow while it stood in the queue: a thread for each of many that block would be the end of the pool.
+            let Err(job) = self.divert(job) else { continue };
             *lock(&slot.job) = Some(job.clone());
             job.run(slot);
             let done = lock(&slot.job).take();
-            drop(done);
-            if slot.is_leaving() {
+            if done.is_some() && slot.is_leaving() {
+                drop(done);
+                if let Some(lane) = lock(&slot.stuck_in).take() {
+                    lane.came_back();
+                }
                 let _one_by_one = lock(&self.queue);
                 if self.working() >= self.base {
                     return;

@@ -63,7 +63,7 @@ impl Job for Work {
 }
 
 fn pool() -> (tokio::runtime::Runtime, Pool) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
     let pool = Pool::start(runtime.handle().clone()).unwrap();
     (runtime, pool)
 }
@@ -242,5 +242,73 @@ fn a_pool_that_gets_no_more_threads_keeps_those_that_come_back() {
     }
     gate.open();
     assert!(others_run(&pool, &Arc::default()), "none came back");
+    pool.stop();
+}
+
+#[test]
+fn many_that_block_at_once_take_few_threads_of_the_pool_and_are_counted() {
+    let (_runtime, pool) = pool();
+    let lane: Arc<Lane> = Arc::default();
+    let (gate, jobs) = blockers(&pool, &lane, 300);
+    assert!(others_run(&pool, &Arc::default()), "the others waited");
+    let begun = std::time::Instant::now();
+    while !lane.is_full() {
+        assert!(begun.elapsed() < LONG, "never full");
+        thread::yield_now();
+    }
+    let (working, stuck) = pool.threads();
+    // Each of those that were found before the type was slow has one, and no other.
+    assert!(working >= pool.0.base && (1..=16).contains(&stuck), "{working} work, {stuck} are stuck");
+    while lane.blocked() < stuck + lane.threads() {
+        assert!(begun.elapsed() < LONG, "{} are blocked", lane.blocked());
+        thread::yield_now();
+    }
+    gate.open();
+    while jobs.iter().any(|job| Arc::strong_count(job) > 1) || lane.blocked() > 0 {
+        assert!(begun.elapsed() < LONG, "some never ran, or are counted for ever");
+        thread::yield_now();
+    }
+    pool.stop();
+}
+
+#[test]
+fn a_type_is_quarantined_while_all_its_threads_stay_in_one_call_and_no_longer() {
+    let (_runtime, pool) = pool();
+    let lane = Arc::new(Lane::new("stuck".into(), Duration::from_millis(300)));
+    let begun = std::time::Instant::now();
+    let (gate, jobs) = blockers(&pool, &lane, 24);
+    while lane.quarantine().is_none() {
+        assert!(begun.elapsed() < LONG, "never quarantined");
+        thread::yield_now();
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(300), "too soon");
+    assert!(lane.quarantine().unwrap().contains("\"stuck\""));
+    assert!(others_run(&pool, &Arc::default()));
+    gate.open();
+    while lane.quarantine().is_some() {
+        assert!(begun.elapsed() < LONG, "never lifted");
+        thread::yield_now();
+    }
+    // As busy for as long, in calls that end.
+    let done = Arc::new(AtomicUsize::new(0));
+    for _ in 0..160 {
+        let done = done.clone();
+        pool.push(Work::of(&lane, move || {
+            thread::sleep(Duration::from_millis(30));
+            done.fetch_add(1, SeqCst);
+        }));
+    }
+    while done.load(SeqCst) < 160 {
+        assert!(begun.elapsed() < LONG && lane.quarantine().is_none(), "calls that end are taken for blocked");
+        thread::yield_now();
+    }
+    // And once more: it is still looked at.
+    let (gate, more) = blockers(&pool, &lane, 24);
+    while lane.quarantine().is_none() {
+        assert!(begun.elapsed() < LONG, "not quarantined again");
+        thread::yield_now();
+    }
+    gate.open();
+    drop((jobs, more));
     pool.stop();
 }

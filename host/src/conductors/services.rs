@@ -21,10 +21,10 @@ use conductor_abi::{
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 
-use super::{Trouble, asks, library::Libraries};
+use super::{Trouble, asks, catalog::Type, library::Libraries};
 use crate::{
     broker::BrokerError,
-    sessions::{Session, SessionId, task::Task},
+    sessions::{Session, SessionId, clock::Clock, task::Task},
     store::{StoredClient, StoredSession},
 };
 
@@ -32,13 +32,14 @@ use crate::{
 macro_rules! log_line {
     ($level:expr, $who:ident, $target:ident, $message:ident, $fields:ident) => {{
         let (source, fields): (&str, _) = ($target.as_ref(), String::from_utf8_lossy($fields));
+        let (message, fields) = ($crate::conductors::clip($message), $crate::conductors::clip(&fields));
         let $who: &str = $who.as_ref();
         match $level {
-            0 | 1 => tracing::error!(target: "plugin", $who, source, %fields, "{}", $message),
-            2 => tracing::warn!(target: "plugin", $who, source, %fields, "{}", $message),
-            3 => tracing::info!(target: "plugin", $who, source, %fields, "{}", $message),
-            4 => tracing::debug!(target: "plugin", $who, source, %fields, "{}", $message),
-            _ => tracing::trace!(target: "plugin", $who, source, %fields, "{}", $message),
+            0 | 1 => tracing::error!(target: "plugin", $who, source, %fields, "{message}"),
+            2 => tracing::warn!(target: "plugin", $who, source, %fields, "{message}"),
+            3 => tracing::info!(target: "plugin", $who, source, %fields, "{message}"),
+            4 => tracing::debug!(target: "plugin", $who, source, %fields, "{message}"),
+            _ => tracing::trace!(target: "plugin", $who, source, %fields, "{message}"),
         }
     }};
 }
@@ -47,6 +48,10 @@ pub(crate) use log_line;
 /// One session, as its conductor sees it. Holds it weakly: the session owns the conductor, which owns this.
 pub struct SessionHost {
     session: Weak<Session>,
+    /// Known after the session's end, too: a thread of the plugin may outlive it.
+    id: SessionId,
+    kind: Arc<Type>,
+    clock: Clock,
     /// Which of the session's conductors this is for.
     life: u32,
     runtime: Handle,
@@ -55,8 +60,10 @@ pub struct SessionHost {
 impl SessionHost {
     /// For the conductor that `session` has in this `life`.
     #[must_use]
-    pub(crate) fn new(session: &Arc<Session>, life: u32) -> Self {
-        Self { session: Arc::downgrade(session), life, runtime: session.world().pool.runtime().clone() }
+    #[must_use]
+    pub fn new(session: &Arc<Session>, life: u32) -> Self {
+        let (id, kind, world) = (session.id(), session.kind().clone(), session.world());
+        Self { session: Arc::downgrade(session), id, kind, clock: world.clock, life, runtime: world.pool.runtime().clone() }
     }
 
     fn session(&self) -> Result<Arc<Session>, Failure> {
@@ -67,10 +74,7 @@ impl SessionHost {
     /// The calls that need no waiting.
     fn answer_now(&self, call: &Event<'_>) -> Option<Result<Vec<u8>, Failure>> {
         Some(match call.kind.as_str() {
-            call::NOW => match self.session.upgrade() {
-                Some(session) => Ok(session.world().clock.millis().to_string().into_bytes()),
-                None => Err(Failure::new(code::CLOSED, rules::CLOSED)),
-            },
+            call::NOW => Ok(self.clock.millis().to_string().into_bytes()),
             call::CLIENTS => self.session().and_then(|session| clients(&session)),
             call::CLOSE => self.session().and_then(|session| close(&session)),
             _ => return None,
@@ -172,8 +176,10 @@ impl HostObject for SessionHost {
     }
 
     fn log(&self, level: u8, target: &str, message: &str, fields: &[u8]) {
-        let session = self.session.upgrade();
-        let session = session.as_ref().map(|session| session.id().to_string()).unwrap_or_default();
+        if level <= 1 {
+            self.kind.lane.tally.error_lines.add();
+        }
+        let session = self.id.to_string();
         log_line!(level, session, target, message, fields);
     }
 }

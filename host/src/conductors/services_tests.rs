@@ -26,7 +26,7 @@ fn at_once(host: &HostObj, call: Event<'_>) -> Option<Reply> {
 fn a_call_of_a_later_version_is_answered_unsupported_at_once() {
     let place = Place::with([stored("123456", NOW, &[])]);
     let session = place.manager.get(id("123456")).unwrap();
-    let of_a_session = HostObj::new(SessionHost::new(&session));
+    let of_a_session = HostObj::new(SessionHost::new(&session, 0));
     let of_a_library = HostObj::new(LibraryHost { file: "x.so".into() });
     for host in [&of_a_session, &of_a_library] {
         let Some(RErr(failure)) = at_once(host, Event::new("teleport")) else { panic!("this is not known, and needs no waiting") };
@@ -40,7 +40,7 @@ fn a_call_of_a_later_version_is_answered_unsupported_at_once() {
 fn a_key_of_a_later_version_in_a_known_call_is_passed_over() {
     let place = Place::with([stored("123456", NOW, &[])]);
     let session = place.manager.get(id("123456")).unwrap();
-    let host = HostObj::new(SessionHost::new(&session));
+    let host = HostObj::new(SessionHost::new(&session, 0));
     let body = br#"{"max_clients":3,"of_a_later_version":{}}"#.as_slice();
     let meta = br#"{"of_a_later_version":[]}"#.as_slice();
     let answer = place.run(host.call(Event { body: body.into(), meta: meta.into(), ..Event::new(call::JOIN_RULES) }));

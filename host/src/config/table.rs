@@ -144,6 +144,8 @@ table! {
         pin_digits: u8 = PIN_DIGITS, Text("6");
         /// How long a conductor may take for one event, the time it waits for its turn included.
         deadline: Duration = DEADLINE, Text("5s");
+        /// A type whose plugin blocks all of the type's threads for so long is quarantined: nothing new is begun for it until one comes back.
+        quarantine_after: Duration = LIFETIME, Text("30s");
         /// How many bytes of state a conductor may save.
         max_state_bytes: usize = STATE_BYTES, Text("1048576");
     }

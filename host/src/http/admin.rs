@@ -15,7 +15,9 @@ use conductor_abi::wire::Grants;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
-use super::{PathId, Ports, body, error::Problem, legacy, livez, not_allowed, not_found, only_get, only_post, plugins, query, services};
+use super::{
+    PathId, Ports, body, error::Problem, legacy, livez, metrics, not_allowed, not_found, only_get, only_post, plugins, query, services,
+};
 use crate::{
     conductors::{catalog::Type, library::Hash},
     sessions::{Caller, CloseReason, Port, Session, SessionId, manager::Refused, status::Status},
@@ -45,6 +47,7 @@ pub fn router(ports: Arc<Ports>) -> Router {
         .route("/v1/plugins", only_get(plugins::list))
         .route("/v1/plugins/reload", only_post(plugins::reload))
         .route("/v1/types/{name}", only_get(look_at_type))
+        .route("/v1/metrics", only_get(metrics::metrics))
         .route("/livez", only_get(livez))
         .route("/readyz", only_get(readyz))
         .fallback(not_found)
@@ -218,21 +221,29 @@ async fn request(
     let Request { method, params } = body::json(body, BODY).await?;
     let (id, params) = (id.ok_or(Refused::NoSuchSession)?, self::params(params));
     let result = ports.manager.request(id, method, params, Caller::at(Port::Admin, peer)).await?;
-    Ok(Json(Answer { result: legacy::check_result(&result)? }).into_response())
+    let result = serde_json::from_slice(&result).map_err(|error| Refused::Internal(error.to_string()))?;
+    Ok(Json(Answer { result }).into_response())
 }
 
 fn describe(kind: &Type) -> Value {
-    match &kind.plugin {
-        Ok(plugin) => json!({
-            "type": &*kind.name,
-            "available": true,
-            "conductor": plugin.conductor,
-            "hooks": plugin.manifest.hooks,
-            "methods": plugin.manifest.methods,
-            "config": plugin.manifest.config,
-        }),
-        Err(reason) => json!({ "type": &*kind.name, "available": false, "reason": &**reason }),
+    let plugin = match &kind.plugin {
+        Ok(plugin) => plugin,
+        Err(reason) => return json!({ "type": &*kind.name, "available": false, "state": "unavailable", "reason": &**reason }),
+    };
+    let quarantine = kind.lane.quarantine();
+    let mut described = json!({
+        "type": &*kind.name,
+        "available": quarantine.is_none(),
+        "state": if quarantine.is_some() { "quarantined" } else { "available" },
+        "conductor": plugin.conductor,
+        "hooks": plugin.manifest.hooks,
+        "methods": plugin.manifest.methods,
+        "config": plugin.manifest.config,
+    });
+    if let Some(reason) = quarantine {
+        described["reason"] = (&*reason).into();
     }
+    described
 }
 
 async fn types(State(ports): State<Arc<Ports>>) -> Json<Value> {
@@ -254,9 +265,11 @@ async fn readyz(State(ports): State<Arc<Ports>>) -> Response {
     let store = ports.manager.world().store.trouble().map(|reason| reason.to_string());
     let broker = ports.manager.world().broker.trouble().map(|reason| reason.to_string());
     let missing = |kind: &Arc<Type>| kind.plugin.as_ref().err().map(|reason| format!("type {}: {reason}", kind.name));
-    let mut missing: Vec<String> = ports.manager.catalog().iter().filter_map(missing).collect();
-    missing.extend(ports.services.trouble());
-    let plugins = Some(missing.join("; ")).filter(|missing| !missing.is_empty());
+    let quarantined = |kind: &Arc<Type>| kind.lane.quarantine().map(|reason| reason.to_string());
+    let catalog = ports.manager.catalog();
+    let mut troubles: Vec<String> = catalog.iter().filter_map(|kind| missing(kind).or_else(|| quarantined(kind))).collect();
+    troubles.extend(ports.services.trouble());
+    let plugins = Some(troubles.join("; ")).filter(|troubles| !troubles.is_empty());
     let degraded = store.is_some() || broker.is_some() || plugins.is_some();
     let (code, status) = match (ports.manager.is_stopping(), degraded) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),

@@ -119,6 +119,8 @@ impl From<Trouble> for Problem {
             Trouble::Faulted(_) => Self::new(StatusCode::BAD_GATEWAY, "faulted", text),
             Trouble::Unavailable(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", text),
             Trouble::Overloaded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", text),
+            Trouble::Quarantined(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "type_quarantined", text),
+            Trouble::InvalidReply(_) => Self::new(StatusCode::BAD_GATEWAY, "invalid_reply", text),
             Trouble::Deadline => Self::new(StatusCode::GATEWAY_TIMEOUT, "deadline", text),
             Trouble::Closed => Self::new(StatusCode::NOT_FOUND, "session_not_found", text),
             Trouble::Internal(_) => {

@@ -103,7 +103,7 @@ pub(super) async fn conductor_request(
         None => Err(Refused::NoSuchSession),
     };
     match answer {
-        Ok(result) => result_json(result),
+        Ok(result) => Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], result).into_response()),
         Err(Refused::NoSuchSession | Refused::Conductor(Trouble::Closed)) => Ok(json_text(StatusCode::OK, &"Could not locate session")),
         Err(Refused::Conductor(Trouble::UnknownMethod(_))) => {
             Ok(json_text(StatusCode::OK, &format!("Error: No handler function registered for method: {method}")))
@@ -119,20 +119,6 @@ fn params(text: Option<String>) -> Bytes {
         Some(text) if serde_json::from_str::<&RawValue>(&text).is_ok() => text.into(),
         Some(text) => Value::String(text).to_string().into(),
     }
-}
-
-fn result_json(result: Vec<u8>) -> Result<Response, Problem> {
-    check_result(&result)?;
-    Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], result).into_response())
-}
-
-/// A conductor's answer is passed on byte by byte, once it is known to be JSON.
-///
-/// # Errors
-/// 502 where it is not.
-pub(super) fn check_result(result: &[u8]) -> Result<&RawValue, Problem> {
-    serde_json::from_slice(result)
-        .map_err(|error| Problem::new(StatusCode::BAD_GATEWAY, "invalid_reply", format!("the conductor's answer is not JSON: {error}")))
 }
 
 pub(super) async fn join_session(State(ports): State<Arc<Ports>>, ConnectInfo(peer): ConnectInfo<SocketAddr>, body: Body) -> Response {

@@ -16,6 +16,7 @@
 //! | `POST /v1/services/{name}/requests` | ask one |
 //! | `GET /v1/plugins` | which plugins are loaded, and how many sessions run them |
 //! | `POST /v1/plugins/reload` | load changed plugins, and move sessions to them |
+//! | `GET /v1/metrics` | counts, in Prometheus's text format |
 //! | `GET /livez` `/readyz` | is it alive, is it well |
 //!
 //! IoT port (public):
@@ -32,6 +33,7 @@ pub mod body;
 pub mod error;
 pub mod iot;
 pub mod legacy;
+mod metrics;
 mod plugins;
 pub mod query;
 pub mod serve;

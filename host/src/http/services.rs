@@ -6,6 +6,7 @@ use axum::{
     Json,
     body::Body,
     extract::{ConnectInfo, Path, State, rejection::PathRejection},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
@@ -15,7 +16,6 @@ use super::{
     admin::{self, Answer, Request},
     body,
     error::Problem,
-    legacy,
 };
 use crate::{
     services::Service,
@@ -59,5 +59,7 @@ pub(super) async fn request(
     let Request { method, params } = body::json(body, admin::BODY).await?;
     let caller = Caller::at(Port::Admin, peer);
     let result = ports.services.request(&name, method, admin::params(params), caller).await?;
-    Ok(Json(Answer { result: legacy::check_result(&result)? }).into_response())
+    let result = serde_json::from_slice(&result)
+        .map_err(|error| Problem::new(StatusCode::BAD_GATEWAY, "invalid_reply", format!("the service's answer is not JSON: {error}")))?;
+    Ok(Json(Answer { result }).into_response())
 }

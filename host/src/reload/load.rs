@@ -12,6 +12,7 @@ use crate::{
         self,
         catalog::{Plugin, Type},
         config::Config,
+        lane::Lane,
         library::{Libraries, Library},
     },
     config::{self, Settings},
@@ -21,7 +22,9 @@ use crate::{
 /// Loads the plugin of a type; one that has none says why.
 pub(super) fn load(runtime: &Handle, libraries: &Libraries, settings: &Settings, name: &str, wanted: &config::Type) -> Type {
     let plugin = conductor(runtime, libraries, settings, name, wanted).map_err(Arc::from);
-    Type { name: name.into(), plugin, deadline: wanted.deadline, lane: Arc::default() }
+    let name: Arc<str> = name.into();
+    let lane = Arc::new(Lane::new(name.clone(), settings.sessions.quarantine_after));
+    Type { name, plugin, deadline: wanted.deadline, lane }
 }
 
 /// The same for a service.

@@ -23,6 +23,7 @@ use tokio::{runtime::Handle, sync::Mutex};
 use crate::{
     conductors::{
         catalog::{Catalog, Type},
+        lane::Lane,
         library::{Hash, Libraries},
         resolve::{Platform, resolve},
     },
@@ -236,7 +237,12 @@ impl Reloader {
         let (mut types, mut changes) = (Vec::new(), BTreeMap::new());
         for (name, wanted) in &settings.types {
             let known = before.get(name);
-            let (kind, change) = compare(known, load::load(runtime, &self.libraries, &settings, name, wanted));
+            let mut loaded = load::load(runtime, &self.libraries, &settings, name, wanted);
+            if let Some(known) = known {
+                let lane = Lane::new(loaded.name.clone(), settings.sessions.quarantine_after);
+                loaded.lane = Arc::new(lane.counting_on(&known.lane));
+            }
+            let (kind, change) = compare(known, loaded);
             if matches!(change, Change::Loaded { .. } | Change::New { .. }) {
                 tell_loaded(&kind);
             }

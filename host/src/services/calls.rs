@@ -166,10 +166,10 @@ fn conductor_failure(trouble: Trouble, named: &str) -> Failure {
         Trouble::UnknownMethod(_) => code::UNKNOWN_METHOD,
         Trouble::InvalidParams(_) => code::INVALID_PARAMS,
         // The conductor panicked, and not the service.
-        Trouble::Faulted(_) | Trouble::Unavailable(_) => code::UNAVAILABLE,
+        Trouble::Faulted(_) | Trouble::Unavailable(_) | Trouble::Quarantined(_) => code::UNAVAILABLE,
         Trouble::Overloaded => code::OVERLOADED,
         Trouble::Deadline => code::DEADLINE,
-        Trouble::Internal(_) => code::INTERNAL,
+        Trouble::Internal(_) | Trouble::InvalidReply(_) => code::INTERNAL,
     };
     Failure::new(code, text)
 }

@@ -33,7 +33,7 @@ use crate::{
         Trouble,
         catalog::Plugin,
         instance::Instance,
-        lane::Lane,
+        lane::{Lane, QUARANTINE_AFTER},
         pool::{Pool, Slot},
     },
     sessions::{
@@ -103,7 +103,8 @@ impl Service {
         let inner =
             Inner { status, closing: false, queue: VecDeque::new(), bytes: 0, tasks: HashMap::new(), last_task: LOOP, loss_said: None };
         let (bell, dropped) = (Notify::new(), AtomicU64::new(0));
-        Arc::new(Self { wanted, world: world.clone(), lane: Arc::default(), inner: Mutex::new(inner), bell, dropped })
+        let lane = Arc::new(Lane::new(format!("service {}", wanted.name).into(), QUARANTINE_AFTER));
+        Arc::new(Self { wanted, world: world.clone(), lane, inner: Mutex::new(inner), bell, dropped })
     }
 
     /// Its name in the settings.

@@ -73,6 +73,14 @@ impl Directory {
         page
     }
 
+    /// Looks at each that is open, in no order. `look` must not come back to the directory.
+    pub fn for_each(&self, mut look: impl FnMut(&Session)) {
+        for shard in &self.shards {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            shard.values().filter(|session| session.is_open()).for_each(|session| look(session));
+        }
+    }
+
     /// All of them, in no order.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Session>> {

@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use conductor_abi::{rules, wire::event};
 use futures_util::{StreamExt, stream};
+use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
 use super::{
@@ -98,6 +99,7 @@ impl From<StoreError> for Refused {
             StoreError::NoSuchSession(_) => Self::NoSuchSession,
             StoreError::Locked(_) => Self::Locked,
             StoreError::Full(_) => Self::Full,
+            StoreError::NoSuchClient(_) => Self::NoSuchClient,
             other => Self::Store(other),
         }
     }
@@ -214,6 +216,11 @@ impl Manager {
         self.directory.get(id).filter(|session| session.is_open())
     }
 
+    /// Looks at each session that is open, in no order; the map is not locked meanwhile but for a part of it at a time.
+    pub fn for_each(&self, look: impl FnMut(&Session)) {
+        self.directory.for_each(look);
+    }
+
     /// Up to `limit` sessions behind `after`, in a fixed order.
     #[must_use]
     pub fn page(&self, after: Option<SessionId>, limit: usize) -> Vec<Arc<Session>> {
@@ -247,6 +254,9 @@ impl Manager {
 
     async fn create_of(&self, kind: Arc<Type>, caller: Caller) -> Result<Arc<Session>, Refused> {
         let plugin = kind.plugin.as_ref().map_err(|reason| Trouble::Unavailable(reason.clone()))?;
+        if let Some(reason) = kind.lane.quarantine() {
+            return Err(Trouble::Quarantined(reason).into());
+        }
         let lazy = plugin.manifest.lazy;
         let session = self.reserve(&kind)?;
         let id = session.id();
@@ -307,7 +317,9 @@ impl Manager {
     }
 
     async fn close_conductor(&self, session: &Arc<Session>, reason: CloseReason) {
-        if let Err(error) = session.ask(What::Close(reason), rules::CLOSE_DEADLINE).await {
+        // Of a type whose threads are all blocked, nobody can answer; the conductor is closed when they come back.
+        let patience = if session.kind().lane.quarantine().is_some() { Duration::from_secs(1) } else { rules::CLOSE_DEADLINE };
+        if let Err(error) = session.ask(What::Close(reason), patience).await {
             tracing::warn!(session = %session.id(), %error, "the conductor did not close well");
         }
     }
@@ -359,13 +371,19 @@ impl Manager {
     /// Asks a session's conductor.
     ///
     /// # Errors
-    /// [`Refused::NoSuchSession`]; [`Refused::Conductor`].
+    /// [`Refused::NoSuchSession`]; [`Refused::Conductor`], also where the answer is not JSON.
     pub async fn request(&self, id: SessionId, method: String, params: Bytes, caller: Caller) -> Result<Vec<u8>, Refused> {
         self.check_running()?;
         let session = self.get(id).ok_or(Refused::NoSuchSession)?;
         count(&self.world.counts.requests);
         let timeout = session.kind().deadline;
-        Ok(session.ask(What::Request { method, params, caller }, timeout).await?)
+        let result = session.ask(What::Request { method, params, caller }, timeout).await?;
+        if let Err(error) = serde_json::from_slice::<&RawValue>(&result) {
+            session.kind().lane.tally.errors.add();
+            tracing::warn!(session = %id, %error, "the conductor's answer is not JSON");
+            return Err(Trouble::InvalidReply(error.to_string()).into());
+        }
+        Ok(result)
     }
 
     /// Refuses everything new, and closes all live conductors: their sessions stay stored.
@@ -389,7 +407,7 @@ impl Events for Manager {
         let event = Event { what: What::Message(message), deadline, time: self.world.clock.millis(), answer: None };
         match session.post(event) {
             Ok(()) => count(&self.world.counts.messages),
-            Err(Trouble::Overloaded) => {
+            Err(Trouble::Overloaded | Trouble::Quarantined(_)) => {
                 count(&self.world.counts.dropped);
                 tracing::debug!(session = %session.id(), "a message was dropped: the conductor's mailbox is full");
             }

@@ -18,7 +18,7 @@ use super::{
     world::count,
 };
 use crate::{
-    conductors::Trouble,
+    conductors::{Trouble, clip},
     store::{Change, StoreError, StoredClient, StoredSession},
     tokens::grant::Grant,
 };
@@ -131,6 +131,7 @@ impl Manager {
         let wrong = |reason: String| Refused::Conductor(Trouble::Conductor { code: code::INTERNAL, message: reason, data: None });
         let reply: JoinReply = serde_json::from_slice(&reply).map_err(|e| wrong(format!("the answer to a join cannot be read: {e}")))?;
         if let Some(reason) = reply.refuse {
+            let reason = clip(&reason).into_owned();
             tracing::info!(session = %session.id(), client = client_id, %caller, reason, "the conductor refused a join");
             return Err(Refused::Declined(reason));
         }

@@ -93,6 +93,12 @@ impl Session {
         inner.life == life && !inner.conductor.is_over()
     }
 
+    /// The number of its present conductor, which newer code may replace; 0 before the first.
+    #[must_use]
+    pub fn life(&self) -> u32 {
+        self.lock().life
+    }
+
     pub(super) fn begin_life(&self) -> u32 {
         let mut inner = self.lock();
         inner.life = inner.life.wrapping_add(1);

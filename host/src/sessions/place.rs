@@ -28,6 +28,7 @@ pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
 thread_local! {
     static TIME: Cell<u64> = const { Cell::new(NOW) };
+    static FAILING: Cell<usize> = const { Cell::new(0) };
 }
 
 pub(crate) struct Place {
@@ -64,6 +65,10 @@ struct Later(Arc<dyn Store>);
 
 impl Store for Later {
     fn apply(&self, change: Change) -> BoxFuture<'static, Applied> {
+        if matches!(change, Change::Save { .. } | Change::Close(_)) && FAILING.get() > 0 {
+            FAILING.set(FAILING.get() - 1);
+            return Box::pin(std::future::ready(Err(StoreError::Write("no space".into()))));
+        }
         let applied = self.0.apply(change);
         Box::pin(async move {
             tokio::task::yield_now().await;
@@ -88,6 +93,7 @@ impl Place {
     /// All runs on this thread, whose time is the place's.
     pub(crate) fn with(sessions: impl IntoIterator<Item = StoredSession>) -> Self {
         TIME.set(NOW);
+        FAILING.set(0);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let pool = Pool::start(runtime.handle().clone()).unwrap();
         let (store, _) = crate::store::open("memory:", std::path::Path::new("/"), DAY, NOW).unwrap();
@@ -112,6 +118,11 @@ impl Place {
 
     pub(crate) fn run<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
+    }
+
+    /// The store refuses so many of the next saves and closings.
+    pub(crate) fn fail(&self, times: usize) {
+        FAILING.set(times);
     }
 
     pub(crate) fn set_time(&self, seconds: u64) {

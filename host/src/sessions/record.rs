@@ -1,11 +1,14 @@
 //! A session's record, and how its conductor changes it: also while the session is made and not stored yet.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 
 use super::{Session, status::Phase};
-use crate::store::{Applied, Change, StoreError, StoredSession};
+use crate::store::{Applied, Change, Store, StoreError, StoredSession};
+
+/// Before a session that was not created is tried to be taken out of the store again.
+const BEFORE_NEXT_TRY: Duration = Duration::from_secs(1);
 
 impl Session {
     /// Changes what is stored of the session. Of one that is not stored yet the record is changed in memory, and stored with it.
@@ -60,9 +63,61 @@ impl Session {
         if let Some(saved) = saved
             && let Err(error) = saved.await
         {
-            self.world().store.apply(Change::Close(self.id())).await?;
+            self.forget().await;
             return Err(error);
         }
         Ok(())
+    }
+
+    /// Takes a session out of the store that nobody was told of. Where that fails it is tried until it succeeds: else it would be there after a
+    /// restart. (It is, where the host ends before.)
+    async fn forget(&self) {
+        let (id, store) = (self.id(), self.world().store.clone());
+        // While it is stored, no other session gets this id; so the one that is closed is this one.
+        let close =
+            async move |store: &dyn Store| matches!(store.apply(Change::Close(id)).await, Ok(_) | Err(StoreError::NoSuchSession(_)));
+        if close(&*store).await {
+            return;
+        }
+        tracing::error!(session = %id, "a session that was not created stays in the store until that can be written");
+        self.world().pool.runtime().spawn(async move {
+            while !close(&*store).await {
+                tokio::time::sleep(BEFORE_NEXT_TRY).await;
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        conductors::catalog::Catalog,
+        sessions::place::{NOW, Place, id, stored},
+        store::SavedState,
+    };
+
+    #[test]
+    fn a_session_that_was_not_created_does_not_stay_in_a_store_that_failed_for_a_while() {
+        for failing in [1, 4] {
+            let place = Place::with([]);
+            let world = place.manager.world.clone();
+            let record = Arc::new(stored("111111", NOW, &[]));
+            let session = Session::new(record.clone(), Arc::new(Catalog::missing(&record.type_name)), world.clone(), Phase::Making);
+            place.run(async {
+                tokio::time::pause();
+                let state = SavedState { version: 1, bytes: Bytes::from_static(b"x") };
+                session.change(Change::Save { id: id("111111"), state }).await.unwrap();
+                // The save is refused, and then the closing, for a while.
+                place.fail(failing);
+                assert!(matches!(session.store().await, Err(StoreError::Write(_))));
+                tokio::time::sleep(10 * BEFORE_NEXT_TRY).await;
+                assert!(world.store.apply(Change::Create(record.clone())).await.is_ok(), "it is still there");
+                tokio::time::sleep(10 * BEFORE_NEXT_TRY).await;
+                assert!(matches!(world.store.apply(Change::Create(record)).await, Err(StoreError::Exists(_))), "a later one was closed");
+            });
+        }
     }
 }

@@ -216,13 +216,17 @@ impl Session {
     /// Why there is no answer, or the conductor's own error.
     pub(super) async fn ask(self: &Arc<Self>, what: What, timeout: Duration) -> Result<Vec<u8>, Trouble> {
         let (answer, answered) = oneshot::channel();
-        let deadline = Instant::now() + timeout;
+        let (name, deadline) = (what.name(), Instant::now() + timeout);
         self.post(Event { what, deadline, time: self.world.clock.millis(), answer: Some(answer) })?;
-        match tokio::time::timeout_at(deadline, answered).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(Trouble::Closed),
+        let answer = match tokio::time::timeout_at(deadline, answered).await {
+            Ok(answer) => answer.unwrap_or(Err(Trouble::Closed)),
             Err(_) => Err(Trouble::Deadline),
+        };
+        if matches!(answer, Err(Trouble::Deadline)) {
+            self.kind().lane.tally.deadlines.add();
+            tracing::warn!(session = %self.id, event = name, "the conductor did not answer within its deadline");
         }
+        answer
     }
 
     /// Tells the conductor an event **before it returns**, and resolves when that is over, however long it waits in the mailbox.
@@ -233,9 +237,14 @@ impl Session {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + self.kind().deadline;
         let posted = self.post(Event { what, deadline, time: self.world.clock.millis(), answer: Some(answer) });
+        let session = self.clone();
         async move {
             posted?;
-            answered.await.unwrap_or(Err(Trouble::Closed))
+            let answer = answered.await.unwrap_or(Err(Trouble::Closed));
+            if matches!(answer, Err(Trouble::Deadline)) {
+                session.kind().lane.tally.deadlines.add();
+            }
+            answer
         }
     }
 
@@ -245,6 +254,12 @@ impl Session {
     /// Where the conductor cannot take it, or the mailbox is full.
     pub(super) fn post(self: &Arc<Self>, event: Event) -> Result<(), Trouble> {
         let (closes, reserved) = (event.what.closes(), event.what.has_room_reserved());
+        let joins = matches!(event.what, What::Joining { .. });
+        if (joins || !reserved)
+            && let Some(reason) = self.kind().lane.quarantine()
+        {
+            return Err(Trouble::Quarantined(reason));
+        }
         if !reserved && self.is_slow() && self.kind().lane.is_full() {
             return Err(Trouble::Overloaded);
         }
@@ -258,7 +273,8 @@ impl Session {
         }
         let hot = inner.hot.get_or_insert_default();
         let bytes = event.what.bytes();
-        let most = if reserved { MAILBOX + RESERVED } else { MAILBOX };
+        // Whoever asks to join is told that it is full, and must not take the room of what cannot be told again.
+        let most = MAILBOX + if joins { RESERVED / 2 } else { RESERVED * usize::from(reserved) };
         if !closes && (hot.queue.len() >= most || !reserved && hot.bytes + bytes > MAILBOX_BYTES) {
             return Err(Trouble::Overloaded);
         }
@@ -337,9 +353,16 @@ impl Session {
         let Poll::Ready(result) = result else { return None };
         match &result {
             Err(Trouble::Faulted(reason)) => self.fault(None, reason, slot),
-            // Nobody would end what a making that failed has left running.
-            Err(_) if !self.status().is_live() => self.end_tasks(),
-            _ => {}
+            Err(error) => {
+                if matches!(error, Trouble::Conductor { .. } | Trouble::Unavailable(_)) {
+                    self.kind().lane.tally.errors.add();
+                }
+                // Nobody would end what a making that failed has left running.
+                if !self.status().is_live() {
+                    self.end_tasks();
+                }
+            }
+            Ok(_) => {}
         }
         Some(result)
     }
@@ -347,10 +370,20 @@ impl Session {
     /// Answers who asked; an error that nobody waits for is logged.
     fn tell(&self, answer: Option<Answer>, event: &str, result: Result<Vec<u8>, Trouble>) {
         match (answer, result) {
-            // Who asked may have gone meanwhile; then nobody wants the answer.
-            (Some(answer), result) => drop(answer.send(result)),
+            (Some(answer), result) => {
+                if let Err(error) = &result {
+                    tracing::debug!(session = %self.id, event, %error, "the conductor failed");
+                }
+                // Who asked may have gone meanwhile; then nobody wants the answer.
+                drop(answer.send(result));
+            }
             (None, Ok(_) | Err(Trouble::Closed)) => {}
-            (None, Err(error)) => tracing::warn!(session = %self.id, event, %error, "the conductor failed"),
+            (None, Err(error)) => {
+                if matches!(error, Trouble::Deadline) {
+                    self.kind().lane.tally.deadlines.add();
+                }
+                tracing::warn!(session = %self.id, event, %error, "the conductor failed");
+            }
         }
     }
 
@@ -363,6 +396,7 @@ impl Session {
         }
         let before = std::mem::replace(&mut inner.conductor, Conductor::Faulted(reason.clone()));
         drop(inner);
+        self.kind().lane.tally.faults.add();
         tracing::error!(session = %self.id, r#type = %self.kind().name, %reason, "the conductor is faulted");
         self.end_tasks();
         slot.discard(before);
@@ -508,3 +542,7 @@ impl fmt::Debug for Session {
         f.debug_struct("Session").field("id", &self.id).field("type", &self.kind().name).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -19,7 +19,7 @@ use conductor_abi::{
 
 use super::Session;
 use crate::conductors::{
-    Trouble,
+    Trouble, clip,
     lane::Lane,
     pool::{Job, Pool, Slot},
 };
@@ -71,6 +71,8 @@ pub struct Task<O = Session> {
     owner: Arc<O>,
     /// That of the object that spawned it.
     life: u32,
+    /// That of the code that spawned it: what it is told may be of newer code by now.
+    lane: Arc<Lane>,
     number: u64,
     slow: AtomicBool,
     inner: Mutex<Inner>,
@@ -95,8 +97,10 @@ enum State {
 impl<O: Owner> Task<O> {
     /// A task of what `owner` has in this `life`, to be pushed to the pool at once.
     pub(crate) fn new(owner: Arc<O>, life: u32, number: u64, future: FfiFuture<Reply>) -> Arc<Self> {
+        let lane = owner.lane();
+        lane.tally.tasks.add();
         let inner = Mutex::new(Inner { future: Some(future), state: State::Queued, cancelled: false });
-        Arc::new(Self { owner, life, number, slow: AtomicBool::new(false), inner })
+        Arc::new(Self { owner, life, lane, number, slow: AtomicBool::new(false), inner })
     }
 
     /// Ends it: its future is dropped on a thread for plugin code, soon.
@@ -124,7 +128,10 @@ impl<O: Owner> Task<O> {
                 other => self.owner.task_failed(&other),
             },
             code::CLOSED | code::CANCELLED => {}
-            _ => self.owner.task_failed(&failure.message),
+            _ => {
+                self.lane.tally.errors.add();
+                self.owner.task_failed(&clip(&failure.message));
+            }
         }
     }
 }
@@ -160,15 +167,16 @@ impl<O: Owner> Job for Task<O> {
             self.lock().state = State::Done;
         }
         slot.discard(future);
+        self.lane.tally.tasks.sub();
         self.finish(reply, slot);
     }
 
     fn lane(&self) -> Arc<Lane> {
-        self.owner.lane()
+        self.lane.clone()
     }
 
     fn is_slow(&self) -> bool {
-        self.slow.load(Ordering::Relaxed) || self.owner.lane().is_type_slow()
+        self.slow.load(Ordering::Relaxed) || self.lane.is_type_slow()
     }
 
     fn mark_slow(&self) {

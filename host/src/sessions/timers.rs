@@ -427,4 +427,53 @@ mod tests {
         let extra = record.extra.as_ref().unwrap();
         assert!(extra.locked && extra.labels.len() == 1 && extra.timers.len() == 1 && place.manager.timers.len() == 1);
     }
+
+    #[test]
+    fn what_follows_after_a_timer_was_told_goes_by_how_that_went() {
+        let place = Place::with([stored("111111", NOW, &[])]);
+        let (manager, session) = (&place.manager, place.manager.get(id("111111")).unwrap());
+        let reason = || std::sync::Arc::from("why");
+        let own = || Trouble::Conductor { code: 1, message: String::new(), data: None };
+        // Told: whether it is stored, and whether it is in the queue.
+        for (told, stored, queued) in [
+            (Ok(Vec::new()), false, false),
+            (Err(own()), false, false),
+            (Err(Trouble::Deadline), false, false),
+            (Err(Trouble::Overloaded), true, true),
+            // Over: the next start tells it.
+            (Err(Trouble::Faulted(reason())), true, false),
+            (Err(Trouble::Unavailable(reason())), true, false),
+            (Err(Trouble::Closed), true, false),
+        ] {
+            let text = format!("{told:?}");
+            place.run(async {
+                tokio::time::pause();
+                let mut meta = TimerMeta::default();
+                meta.after = 10;
+                manager.set_timer(&session, "t", Some(&meta)).await.unwrap();
+                let (_, _, timer, due) = manager.timers.lock().next(u64::MAX).unwrap();
+                let began = tokio::time::Instant::now();
+                manager.fired(&session, "t", timer, due, told).await;
+                assert_eq!(session.has_timer("t", timer), stored, "{text}");
+                let again = manager.timers.lock().next(u64::MAX).ok();
+                assert_eq!(again.map(|(.., due)| due), queued.then_some(due), "{text}");
+                assert_eq!(began.elapsed() >= WHERE_FULL, queued, "{text}");
+                tokio::time::resume();
+            });
+        }
+    }
+
+    #[test]
+    fn of_a_stored_timer_that_was_due_often_the_last_time_counts() {
+        let mut old = stored("111111", NOW, &[]);
+        let timers = [("repeats", StoredTimer { due: NOW * 1000 - 2550, every: Some(1000) }), ("once", at(NOW * 1000 - 2550))];
+        let timers = timers.into_iter().map(|(name, timer)| (name.into(), timer)).collect();
+        old.extra = Some(Box::new(crate::store::Extra { timers, ..Default::default() }));
+        let place = Place::with([old]);
+        place.manager.set_timers(&place.manager.get(id("111111")).unwrap());
+        let mut due: Vec<_> =
+            std::iter::from_fn(|| place.manager.timers.lock().next(u64::MAX).ok()).map(|(_, name, _, due)| (name, due)).collect();
+        due.sort();
+        assert_eq!(due, [("once".into(), NOW * 1000 - 2550), ("repeats".into(), NOW * 1000 - 550)]);
+    }
 }

@@ -33,7 +33,8 @@ impl Change {
     /// same one (`Arc::ptr_eq`) where there was nothing to do.
     ///
     /// # Errors
-    /// [`StoreError::Exists`] for a creation where there is a record, [`StoreError::NoSuchSession`] for all else where there is none.
+    /// [`StoreError::Exists`] for a creation where there is a record, [`StoreError::NoSuchSession`] for all else where there is none;
+    /// [`StoreError::Locked`] and [`StoreError::Full`] for a join, [`StoreError::NoSuchClient`] for a leaving.
     pub fn apply_to(&self, current: Option<&Arc<StoredSession>>) -> Applied {
         let current = match (self, current) {
             (Self::Create(new), Some(_)) => return Err(StoreError::Exists(new.id)),
@@ -44,6 +45,8 @@ impl Change {
         match self {
             Self::Close(_) => return Ok(None),
             Self::Join { client_id, .. } => current.admits(client_id)?,
+            // So that of two who send it away at once, one knows that it was the other.
+            Self::Leave { client_id, .. } if !current.has(client_id) => return Err(StoreError::NoSuchClient(current.id)),
             // Kept beside the record.
             Self::Save { .. } => return Ok(Some(Arc::clone(current))),
             _ => {}

@@ -231,7 +231,7 @@ pub enum Change {
         /// The time to compare with.
         now: u64,
     },
-    /// One client leaves.
+    /// One client leaves. Refused with [`StoreError::NoSuchClient`] where it is not in the session.
     Leave {
         /// Which session.
         id: SessionId,
@@ -255,6 +255,9 @@ pub enum StoreError {
     /// It has as many clients as it may have.
     #[error("session {0} is full")]
     Full(SessionId),
+    /// The client that is to leave is not in the session: it left already.
+    #[error("there is no such client in session {0}")]
+    NoSuchClient(SessionId),
     /// The medium failed; what was stored before is untouched.
     #[error("the session store cannot be written: {0}")]
     Write(Arc<str>),

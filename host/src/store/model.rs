@@ -186,7 +186,10 @@ impl Model {
             Op::Fired(_, n, t) => row.extra.timers.retain(|name, set| **name != *n.to_string() || set != t),
             Op::Save(_, v) => drop(self.states.insert(s, state(*v))),
             Op::Expire(_, now) => row.clients.retain(|(_, expires_at)| expires_at > now),
-            Op::Leave(_, c) => row.clients.retain(|(name, _)| *name != c.to_string()),
+            Op::Leave(_, c) => {
+                let at = row.clients.iter().position(|(name, _)| *name == c.to_string()).ok_or("no such client")?;
+                row.clients.remove(at);
+            }
         }
         // Whatever was said of strangers, or says nothing.
         let Row { clients, extra, .. } = row;
@@ -215,6 +218,7 @@ pub(super) fn seen(answer: &Applied) -> Seen {
         Err(StoreError::NoSuchSession(_)) => Err("no such session"),
         Err(StoreError::Locked(_)) => Err("locked"),
         Err(StoreError::Full(_)) => Err("full"),
+        Err(StoreError::NoSuchClient(_)) => Err("no such client"),
         Err(StoreError::Write(_)) => Err("write"),
         Err(StoreError::State(..)) => Err("state"),
     }

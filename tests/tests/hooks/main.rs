@@ -225,3 +225,46 @@ fn a_client_whose_grant_is_over_has_left() {
     assert!(heard.contains(&"joining listener".to_owned()), "{heard:?}");
     assert!(real.host.clients(&real.session).is_empty());
 }
+
+/// The timers of a session, as they are stored.
+fn stored_timers(host: &Host, session: &Session) -> Value {
+    let stored: Value = serde_json::from_slice(&std::fs::read(host.store_file()).unwrap()).unwrap();
+    stored[&session.id]["timers"].clone()
+}
+
+#[test]
+fn a_timer_that_nobody_can_be_told_stays_stored_for_the_next_start() {
+    let options = HostOptions::default().plugin("faulty", "conductor_test_faulty").plugin("hooked", "conductor_test_faulty");
+    let mut host = Host::start(options);
+    let (unheard, faulted, marker) = (host.create("faulty"), host.create("hooked"), host.create("hooked"));
+    assert_eq!(host.request(&unheard, "once", json!({ "millis": 1 })).status, 200);
+    assert_eq!(host.request(&faulted, "once", json!(["faulted", 1])).status, 200);
+    let told = |host: &Host, name: &str| host.log().matches(&format!("timer {name} was told")).count();
+    until("a timer", || (told(&host, "faulted") == 1).then_some(()));
+    // Told once, it is over; the next is due after the conductor is.
+    assert_eq!(host.request(&faulted, "order", json!({ "at": "request", "fault": "panic" })).status, 200);
+    assert_eq!(host.request(&faulted, "once", json!(["faulted", 300])).status, 200);
+    assert_eq!(host.request(&faulted, "fine", Value::Null).status, 502);
+    // Timers are told in the order in which they are due.
+    assert_eq!(host.request(&marker, "once", json!(["marker", 400])).status, 200);
+    until("the marker", || (told(&host, "marker") == 1).then_some(()));
+    until("the marker to be over", || stored_timers(&host, &marker).is_null().then_some(()));
+    assert_eq!(told(&host, "faulted"), 1);
+    for (session, name) in [(&unheard, "unheard"), (&faulted, "faulted")] {
+        assert!(stored_timers(&host, session)[name].is_object(), "{}", stored_timers(&host, session));
+    }
+    host.kill();
+    host.start_again();
+    until("the timer, told anew", || (told(&host, "faulted") == 2).then_some(()));
+    assert_eq!(host.ask(&faulted, "fine", ""), "fine");
+}
+
+#[test]
+fn a_conductor_saves_as_much_as_the_settings_say() {
+    let host = Host::start(HostOptions::default().plugin("range", "conductor_test_range").set("sessions.max_state_bytes", json!(1000)));
+    let session = host.create("range");
+    let save = |bytes: usize| host.request(&session, "ask", json!({ "save_bytes": bytes }));
+    assert_eq!(save(1000).status, 200);
+    let refused = save(1001).json();
+    assert!(refused["conductor"]["code"] == -32004 && refused["detail"].as_str().unwrap().contains("1000"), "{refused}");
+}

@@ -1,8 +1,11 @@
-//! The conductor `faulty` of the black-box tests: goes wrong on request, in every place where a plugin can.
+//! The conductors `faulty` and `hooked` of the black-box tests: they go wrong on request, in every place where a plugin can.
 #![forbid(unsafe_code)]
 
+mod hooked;
+
 use std::{
-    future::poll_fn,
+    future::{pending, poll_fn},
+    path::PathBuf,
     task::{Poll, Waker},
     thread,
     time::Duration,
@@ -47,6 +50,29 @@ struct Faulty {
 #[derive(Deserialize, JsonSchema)]
 struct Wait {
     millis: u64,
+}
+
+/// Blocks its thread until there is such a file.
+#[derive(Deserialize, JsonSchema)]
+struct UntilFile {
+    file: PathBuf,
+    /// Without a pause between two looks.
+    #[serde(default)]
+    busy: bool,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Tasks {
+    count: usize,
+    /// Whether they wait for ever.
+    wait: bool,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Elsewhere {
+    name: String,
+    #[serde(default)]
+    to: Option<String>,
 }
 
 /// Panics when the future that holds it is dropped.
@@ -98,6 +124,16 @@ impl Conductor for Faulty {
             .on("hang", Self::hang)
             .on("storm", Self::storm)
             .on("stubborn", Self::stubborn)
+            .on("block_until", Self::block_until)
+            .on("tasks", Self::tasks)
+            .on("huge", Self::huge)
+            .on("fail_in_task", Self::fail_in_task)
+            .on("block_in_task", Self::block_in_task)
+            .on("publish", Self::publish)
+            .on("wake_late", Self::wake_late)
+            .on("woken_abroad", Self::woken_abroad)
+            .on("outlive", Self::outlive)
+            .on("once", Self::once)
     }
 
     async fn message(&mut self, _: &Session, message: &Message) -> Result<()> {
@@ -183,6 +219,111 @@ impl Faulty {
     async fn hang(&mut self, session: &Session, (): ()) -> Result<()> {
         session.sleep(Duration::from_secs(3600)).await
     }
+
+    /// As a call into a library that does not come back.
+    async fn block_until(&mut self, _: &Session, until: UntilFile) -> Result<&'static str> {
+        block_until(&until);
+        Ok("let go")
+    }
+
+    /// How many were accepted.
+    async fn tasks(&mut self, session: &Session, tasks: Tasks) -> Result<usize> {
+        let task = || async move {
+            if tasks.wait {
+                pending::<()>().await;
+            }
+        };
+        Ok((0..tasks.count).filter(|_| session.spawn(task()).is_ok()).count())
+    }
+
+    /// A reply of 100 MB.
+    async fn huge(&mut self, _: &Session, (): ()) -> Result<String> {
+        Ok("x".repeat(100 << 20))
+    }
+
+    /// Sets a timer, without the hook that would hear it.
+    async fn once(&mut self, session: &Session, wait: Wait) -> Result<()> {
+        session.once("unheard", Duration::from_millis(wait.millis)).await
+    }
+
+    async fn fail_in_task(&mut self, session: &Session, (): ()) -> Result<()> {
+        session.spawn(async { Err(Error::new("the task said no")) }).map(drop)
+    }
+
+    async fn block_in_task(&mut self, session: &Session, until: UntilFile) -> Result<()> {
+        session.spawn(async move { block_until(&until) }).map(drop)
+    }
+
+    /// Under any name, also one that tries to get out of the session.
+    async fn publish(&mut self, session: &Session, elsewhere: Elsewhere) -> Result<()> {
+        match &elsewhere.to {
+            Some(client) => session.publish_to(client, &elsewhere.name, "from inside").qos(1).await,
+            None => session.publish(&elsewhere.name, "from inside").qos(1).await,
+        }
+    }
+
+    /// Its task waits; its waker is kept for ever by a thread that wakes it once the session has ended, very often. A second is leaked.
+    async fn wake_late(&mut self, session: &Session, (): ()) -> Result<()> {
+        let session_of_thread = session.clone();
+        session.spawn(async move {
+            let mut handed_out = false;
+            poll_fn(move |cx| {
+                if !handed_out {
+                    handed_out = true;
+                    std::mem::forget(cx.waker().clone());
+                    let (waker, session) = (cx.waker().clone(), session_of_thread.clone());
+                    thread::spawn(move || {
+                        wait_for_the_end(&session);
+                        (0..100_000).for_each(|_| waker.wake_by_ref());
+                        tracing::info!("woken late, session {}", session.id());
+                    });
+                }
+                Poll::<()>::Pending
+            })
+            .await;
+        })?;
+        Ok(())
+    }
+
+    /// The handler itself waits until a thread has woken it 100,000 times.
+    async fn woken_abroad(&mut self, _: &Session, (): ()) -> Result<&'static str> {
+        let mut thread = None;
+        poll_fn(|cx| {
+            let thread = thread.get_or_insert_with(|| wake_often(cx.waker().clone()));
+            if thread.is_finished() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        Ok("woken")
+    }
+
+    /// A thread keeps the handle, and uses it when the session is no more.
+    async fn outlive(&mut self, session: &Session, (): ()) -> Result<()> {
+        let session = session.clone();
+        thread::spawn(move || {
+            wait_for_the_end(&session);
+            let (clients, now) = (session.clients().len(), session.now().elapsed().is_ok());
+            tracing::info!(
+                "outlived session {}: {clients} clients, a time {now}, a task {}",
+                session.id(),
+                session.spawn(async {}).is_ok()
+            );
+        });
+        Ok(())
+    }
+}
+
+fn block_until(until: &UntilFile) {
+    while !until.file.exists() {
+        if !until.busy {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn wait_for_the_end(session: &Session) {
+    while !session.spawn(async {}).is_err_and(|error| error.is_closed()) {
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 struct SaysGoodbye;
@@ -219,4 +360,4 @@ impl Drop for Faulty {
     }
 }
 
-export_conductors! { "faulty" => Faulty }
+export_conductors! { "faulty" => Faulty, "hooked" => hooked::Hooked }
