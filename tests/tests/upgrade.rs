@@ -329,7 +329,7 @@ fn development_mode_reloads_what_changes() {
     let host = DevHost::start(folder.path(), &["--type", "counter=dev", "--log-level", "debug"]);
     assert_eq!(http::get(host.admin, "/v1/types").json()["items"][0]["available"], false, "it is waited for");
     let log = || fs::read_to_string(folder.path().join("host.log")).unwrap();
-    assert!(log().contains("curl -s http://127.0.0.1:"), "{}", log());
+    until("commands to begin with", || log().contains("join:   curl -s http://127.0.0.1:").then_some(()));
     let create = || http::post(host.admin, "/v1/sessions", "{\"type\":\"counter\"}");
     let ask = |id: &str, method: &str| {
         http::post(host.admin, &format!("/v1/sessions/{id}/requests"), &json!({ "method": method }).to_string()).json()["result"].clone()
