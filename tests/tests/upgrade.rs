@@ -194,6 +194,7 @@ fn sessions_move_with_what_they_saved_and_whoever_is_connected() {
     place.overwrite(two);
     assert_eq!(tally(&place.reload("saved"), "t"), [1, 1, 0, 0]);
     assert_eq!((place.version(&saved), place.version(&unsaved)), (json!("two"), json!("one")));
+    until("the end of its tasks", || place.host.log().contains("the task is gone").then_some(()));
     // Whoever has kept the old one's handle can do nothing with it.
     let answer = place.host.request(&unsaved, "use_lent", Value::Null);
     assert_eq!(answer.json()["conductor"]["code"], -32002, "{answer:?}");
