@@ -27,6 +27,14 @@ struct Config {
     name: String,
 }
 
+struct TellsItsDrop;
+
+impl Drop for TellsItsDrop {
+    fn drop(&mut self) {
+        tracing::info!("the task is gone");
+    }
+}
+
 static LENT: Mutex<Option<Session>> = Mutex::new(None);
 
 /// Counts what it is asked to count.
@@ -114,8 +122,13 @@ impl Counter {
         Ok(self.ticks)
     }
 
-    /// A task that publishes the version for ever.
+    /// Two tasks that never end by themselves: one publishes the version, the other says when it is gone.
     async fn spawn(&mut self, session: &Session, (): ()) -> Result<()> {
+        session.spawn(async {
+            let _told = TellsItsDrop;
+            std::future::pending::<()>().await;
+            Ok(())
+        })?;
         let of_task = session.clone();
         session.spawn(async move {
             while of_task.publish("beat", version()).await.is_ok() {
