@@ -96,3 +96,7 @@ fn failure(error: Refused, client: &str) -> Failure {
 fn body<T: DeserializeOwned>(call: &Event<'_>) -> Result<T, Failure> {
     serde_json::from_slice(call.body.as_slice()).map_err(|e| refused(format!("the body of {:?} does not fit: {e}", call.kind.as_str())))
 }
+
+#[cfg(test)]
+#[path = "asks_tests.rs"]
+mod tests;

@@ -273,7 +273,3 @@ impl fmt::Debug for SessionHost {
         f.debug_struct("SessionHost").field("session", &self.session.upgrade()).finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-#[path = "services_tests.rs"]
-mod tests;
