@@ -81,6 +81,32 @@ pub trait Conductor: Send + Sized + 'static {
     /// ```
     const LAZY: bool = false;
 
+    /// Whether the conductor's code uses tokio, or libraries that do (reqwest, say). Exists with the feature `tokio` alone. Where it is
+    /// `true`, the library has one small runtime (one thread, `plugin-tokio`), started at the first use and never ended; each poll and each
+    /// drop of this conductor's code and of its tasks happens inside it, on the host's threads as ever. Without it tokio's timers, sockets and
+    /// `tokio::spawn` panic. [`Session::sleep`], [`Session::spawn`] and timers need no runtime: prefer them.
+    ///
+    /// What `tokio::spawn` starts runs on the runtime's thread, outside of the session: it does not end with it, its log lines name no session,
+    /// and a panic in it is logged and kept for whoever awaits its handle, but does not make the session faulted. So keep the handle and abort
+    /// it, or use [`Session::spawn`]. A [`Session`] may be used there like everywhere.
+    ///
+    /// ```
+    /// # use conductor_sdk::prelude::*;
+    /// # use std::time::Duration;
+    /// struct Patient;
+    /// impl Conductor for Patient {
+    ///     type Config = ();
+    ///     const TOKIO: bool = true;
+    ///     async fn create(_: &Session, _: ()) -> Result<Self> {
+    ///         tokio::time::timeout(Duration::from_secs(1), async { /* a library's call */ }).await?;
+    ///         Ok(Patient)
+    ///     }
+    /// }
+    /// # conductor_sdk::testing::Rig::start::<Patient>(()).unwrap();
+    /// ```
+    #[cfg(feature = "tokio")]
+    const TOKIO: bool = false;
+
     /// Makes the conductor of a session: when the session is made (or at its first event where [`LAZY`](Self::LAZY)), and
     /// again after a restart of the host.
     ///

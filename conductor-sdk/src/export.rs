@@ -12,7 +12,7 @@ use conductor_abi::{
 
 use crate::{
     CloseReason, Conductor, Error, Joining, Left, Link, Message, Methods, Result, Saved, Session, Timer, conductor::is_written,
-    error::into_failure, guard, logging, methods::parse,
+    error::into_failure, guard, logging, methods::parse, runtime::Surroundings,
 };
 
 /// Exports conductors under the names that settings use, as the entry of this library. Once per crate, whose `Cargo.toml`
@@ -69,6 +69,8 @@ pub trait Offer: Send + Sync {
     fn name(&self) -> &'static str;
     /// Its entry in the manifest.
     fn manifest(&self) -> ConductorManifest;
+    /// What its code runs in.
+    fn surroundings(&self) -> Result<Surroundings>;
     /// Whether `config` (JSON) fits.
     fn check_config(&self, config: &[u8]) -> Result<()>;
     /// Makes it for a session.
@@ -122,7 +124,17 @@ impl<C: Conductor> Offer for Offered<C> {
         self.name
     }
 
+    fn surroundings(&self) -> Result<Surroundings> {
+        #[cfg(feature = "tokio")]
+        let wanted = C::TOKIO;
+        #[cfg(not(feature = "tokio"))]
+        let wanted = false;
+        Surroundings::new(wanted)
+    }
+
     fn check_config(&self, config: &[u8]) -> Result<()> {
+        let surroundings = self.surroundings()?;
+        let _entered = surroundings.enter();
         parse_config::<C::Config>(config).map(drop)
     }
 
@@ -264,7 +276,7 @@ async fn create<T: Offers>(name: &str, host: HostObj, meta: &[u8], body: &[u8]) 
     let meta: CreateMeta = serde_json::from_slice(meta)
         .map_err(|e| Error::of(code::INTERNAL, format!("the host's meta of a creation cannot be read: {e}")))?;
     let offer = Entry::<T>::find(name)?;
-    let session = Session::new(host, meta.session, meta.type_name, &meta.seed)?;
+    let session = Session::new(host, meta.session, meta.type_name, &meta.seed, offer.surroundings()?)?;
     let config = meta.config.get().as_bytes();
     let saved = meta.restoring.then(|| Saved::new(meta.state_version, body.to_vec()));
     guard::run(Some(&session), offer.create(session.clone(), config, saved)).await

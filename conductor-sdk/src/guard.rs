@@ -12,7 +12,7 @@ use std::{
 
 use conductor_abi::wire::{PanicData, code};
 
-use crate::{Error, Result, Session};
+use crate::{Error, Result, Session, runtime};
 
 thread_local! {
     static CURRENT: RefCell<Option<Session>> = const { RefCell::new(None) };
@@ -31,10 +31,15 @@ pub(crate) fn install_hook() {
     ONCE.call_once(|| {
         let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
+            let location = info.location().map(ToString::to_string);
             if DEPTH.try_with(Cell::get).unwrap_or(0) == 0 {
+                if runtime::is_own_thread() {
+                    // tokio keeps it for whoever awaits the task; usually nobody does.
+                    let place = location.map(|location| format!(" at {location}")).unwrap_or_default();
+                    return crate::logging::library_log(1, "tokio", &format!("panic: {}{place}", text_of(info.payload())), &[]);
+                }
                 return previous(info);
             }
-            let location = info.location().map(ToString::to_string);
             // A thread that is ending has no place for it any more; the panic is told without its location then.
             let _ = LOCATION.try_with(|slot| *slot.borrow_mut() = location);
         }));
@@ -48,7 +53,10 @@ pub(crate) fn scope<T>(session: Option<&Session>, f: impl FnOnce() -> T) -> Resu
     let _ = DEPTH.try_with(|depth| depth.set(depth.get() + 1));
     // A panic that the author caught himself must not lend its place to a later one.
     let _ = LOCATION.try_with(|slot| slot.take());
-    let result = catch_unwind(AssertUnwindSafe(f));
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let _entered = session.and_then(|session| session.surroundings().enter());
+        f()
+    }));
     let _ = DEPTH.try_with(|depth| depth.set(depth.get() - 1));
     if let Ok(before) = before {
         let ours = CURRENT.try_with(|current| current.replace(before));
@@ -59,14 +67,16 @@ pub(crate) fn scope<T>(session: Option<&Session>, f: impl FnOnce() -> T) -> Resu
 
 fn panic_error(payload: Box<dyn Any + Send>) -> Error {
     let location = LOCATION.try_with(|slot| slot.take()).ok().flatten().unwrap_or_default();
-    let text = match payload.downcast_ref::<&'static str>() {
-        Some(text) => (*text).to_owned(),
-        None => payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "(a value that is no text)".to_owned()),
-    };
+    let text = text_of(&*payload).to_owned();
     // The drop of an unknown payload may panic in its turn, outside of any guard.
     std::mem::forget(payload);
     let place = if location.is_empty() { String::new() } else { format!(" at {location}") };
     Error::of(code::PANIC, format!("panic: {text}{place}")).with_data(panic_data(location))
+}
+
+fn text_of(payload: &(dyn Any + Send)) -> &str {
+    let fixed = payload.downcast_ref::<&'static str>().copied();
+    fixed.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("(a value that is no text)")
 }
 
 fn panic_data(location: String) -> PanicData {

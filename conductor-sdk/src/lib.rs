@@ -68,6 +68,11 @@
 //!   the host a message may be heard twice where MQTT's quality of service allows that, and nobody knows its sender. What you publish is with the
 //!   broker when the call returns; whether a device gets it is what its quality of service promises.
 //!
+//! # tokio
+//! The host gives what a conductor usually needs: [`Session::sleep`], [`Session::spawn`], timers. For libraries that need tokio (reqwest, say) there is the
+//! feature `tokio`: a conductor that says `const TOKIO: bool = true` runs inside a runtime of its library, one thread. Of a library none of whose conductors
+//! says so, nothing starts, even where cargo united features with one that does.
+//!
 //! # Rules
 //! - Do not block the thread in a handler: no `std::thread::sleep`, no endless loop. The host replaces a stuck thread, and
 //!   runs such a type apart from the others from then on.
@@ -84,6 +89,7 @@ mod logging;
 mod members;
 mod message;
 mod methods;
+mod runtime;
 mod session;
 mod state;
 mod task;

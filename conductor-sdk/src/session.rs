@@ -25,6 +25,7 @@ use crate::{
     Client, Error, Result,
     error::{from_failure, into_failure},
     guard,
+    runtime::Surroundings,
     task::{Task, TaskOutput, cancellable},
 };
 
@@ -50,10 +51,11 @@ struct Inner {
     type_name: String,
     /// Not for secrets: the same seed gives the same numbers, so that a session can be played again.
     random: Mutex<Xoshiro256PlusPlus>,
+    surroundings: Surroundings,
 }
 
 impl Session {
-    pub(crate) fn new(host: HostObj, id: String, type_name: String, seed: &str) -> Result<Self> {
+    pub(crate) fn new(host: HostObj, id: String, type_name: String, seed: &str, surroundings: Surroundings) -> Result<Self> {
         let mut bytes = <Xoshiro256PlusPlus as SeedableRng>::Seed::default();
         let pairs = seed.as_bytes().chunks_exact(2);
         if pairs.len() != bytes.len() {
@@ -66,11 +68,16 @@ impl Session {
                 .ok_or_else(|| Error::of(code::INTERNAL, "the host gave a seed that is not hexadecimal"))?;
         }
         let random = Mutex::new(Xoshiro256PlusPlus::from_seed(bytes));
-        Ok(Self(Arc::new(Inner { host, id, type_name, random })))
+        Ok(Self(Arc::new(Inner { host, id, type_name, random, surroundings })))
     }
 
     pub(crate) fn host(&self) -> &HostObj {
         &self.0.host
+    }
+
+    /// What the conductor's code runs in.
+    pub(crate) fn surroundings(&self) -> &Surroundings {
+        &self.0.surroundings
     }
 
     pub(crate) async fn call(&self, kind: &str, subject: &str, client: &str, meta: &[u8], body: &[u8]) -> Result<RVec<u8>> {

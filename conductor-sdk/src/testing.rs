@@ -170,9 +170,10 @@ impl Rig {
     fn make<C: Conductor>(&mut self, config: impl Serialize) -> Result<()> {
         guard::install_hook();
         logging::install(HostObj::new(FakeHost(self.state.clone())));
-        let session = Session::new(HostObj::new(FakeHost(self.state.clone())), "123456".into(), "test".into(), &"5eed".repeat(16))?;
-        let config = serde_json::to_vec(&config)?;
         let offer = export::offer::<C>("test");
+        let host = HostObj::new(FakeHost(self.state.clone()));
+        let session = Session::new(host, "123456".into(), "test".into(), &"5eed".repeat(16), offer.surroundings()?)?;
+        let config = serde_json::to_vec(&config)?;
         self.hooks = offer.manifest().hooks;
         let saved = lock(&self.state).saved.clone();
         let created = guard::run(Some(&session), offer.create(session.clone(), &config, saved));

@@ -189,7 +189,18 @@ impl Host {
     /// Where there is no /proc.
     #[must_use]
     pub fn threads(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a process in /proc").count()
+        self.thread_names().len()
+    }
+
+    /// The names of its threads.
+    ///
+    /// # Panics
+    /// Where there is no /proc.
+    #[must_use]
+    pub fn thread_names(&self) -> Vec<String> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a process in /proc").map_while(Result::ok);
+        // One that ends meanwhile has no name any more.
+        threads.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok()).map(|name| name.trim().to_owned()).collect()
     }
 
     /// Starts again in the same folder with the same settings. What ran before must have ended.

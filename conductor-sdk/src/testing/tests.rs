@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use super::*;
-use crate::{Grants, Join, Joining, Leave, Left, Link, Message, Methods, Timer};
+use crate::{Grants, Join, Joining, Leave, Left, Link, Message, Methods, Timer, runtime::Surroundings};
 
 /// Panics when it is dropped, and counts that.
 struct Bomb(Arc<AtomicUsize>);
@@ -100,7 +100,7 @@ fn a_task_that_panics_when_dropped_stays_inside_polled_or_not() {
     rig.close(CloseReason::Conductor).unwrap();
     // Refused, and dropped without a poll.
     let host = Arc::new(Mutex::new(State { closed: true, ..State::default() }));
-    let session = Session::new(HostObj::new(FakeHost(host)), "1".into(), "t".into(), &"00".repeat(32)).unwrap();
+    let session = Session::new(HostObj::new(FakeHost(host)), "1".into(), "t".into(), &"00".repeat(32), Surroundings::default()).unwrap();
     let dropped = Arc::new(AtomicUsize::new(0));
     let bomb = Bomb(dropped.clone());
     assert!(session.spawn(async move { drop(bomb) }).unwrap_err().is_closed());
