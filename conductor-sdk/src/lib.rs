@@ -100,7 +100,7 @@ pub use conductor::Conductor;
 pub use error::{Error, Result};
 pub use grants::{Grants, Join, Joining, Leave, Left};
 pub use message::{Client, CloseReason, Link, Message};
-pub use methods::Methods;
+pub use methods::{Methods, Request};
 pub use session::{Publish, Session};
 pub use state::{Save, Saved, Timer};
 pub use task::{Task, TaskOutput};
@@ -119,8 +119,8 @@ pub use tracing;
 /// ```
 pub mod prelude {
     pub use crate::{
-        Client, CloseReason, Conductor, Error, Grants, Join, Joining, Leave, Left, Link, Message, Methods, Result, Saved, Session, Task,
-        Timer, export_conductors, tracing,
+        Client, CloseReason, Conductor, Error, Grants, Join, Joining, Leave, Left, Link, Message, Methods, Request, Result, Saved, Session,
+        Task, Timer, export_conductors, tracing,
     };
     pub use schemars::JsonSchema;
     pub use serde::{Deserialize, Serialize};

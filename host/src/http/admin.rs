@@ -208,13 +208,19 @@ async fn request(
 
 fn describe(kind: &Type) -> Value {
     match &kind.plugin {
-        Ok(plugin) => json!({
-            "type": &*kind.name,
-            "available": true,
-            "conductor": plugin.conductor,
-            "hooks": plugin.manifest.hooks,
-            "methods": plugin.manifest.methods,
-        }),
+        Ok(plugin) => {
+            let mut shown = json!({
+                "type": &*kind.name,
+                "available": true,
+                "conductor": plugin.conductor,
+                "hooks": plugin.manifest.hooks,
+                "methods": plugin.manifest.methods,
+            });
+            if plugin.manifest.other_methods {
+                shown["other_methods"] = json!(true);
+            }
+            shown
+        }
         Err(reason) => json!({ "type": &*kind.name, "available": false, "reason": &**reason }),
     }
 }

@@ -41,6 +41,7 @@ struct Conductor<'a> {
     lazy: bool,
     hooks: &'a [String],
     methods: Vec<Method<'a>>,
+    other_methods: bool,
     config: Option<&'a Value>,
 }
 
@@ -145,6 +146,7 @@ fn conductor(manifest: &ConductorManifest) -> Conductor<'_> {
         lazy: manifest.lazy,
         hooks: &manifest.hooks,
         methods: methods.collect(),
+        other_methods: manifest.other_methods,
         config: manifest.config.as_ref(),
     }
 }
@@ -184,11 +186,15 @@ fn text(report: &Report<'_>) -> String {
             "config",
             conductor.config.map_or_else(|| "unknown".to_owned(), |config| schema::parameters(config).unwrap_or("none".to_owned())),
         );
-        if conductor.methods.is_empty() {
-            line("methods", "none".to_owned());
+        let mut methods: Vec<String> = conductor.methods.iter().map(signature).collect();
+        if conductor.other_methods {
+            methods.push(if methods.is_empty() { "any" } else { "(any other)" }.to_owned());
         }
-        for (index, method) in conductor.methods.iter().enumerate() {
-            line(if index == 0 { "methods" } else { "" }, signature(method));
+        if methods.is_empty() {
+            methods.push("none".to_owned());
+        }
+        for (index, method) in methods.into_iter().enumerate() {
+            line(if index == 0 { "methods" } else { "" }, method);
         }
     }
     text
@@ -230,7 +236,7 @@ mod tests {
     #[test]
     fn a_conductor_is_shown_in_plain_text() {
         let manifest = manifest(json!({
-            "name": "a\u{1b}[2J\nb", "hooks": ["mess\u{7}age", "close"], "lazy": true, "config": {"type": "null"},
+            "name": "a\u{1b}[2J\nb", "hooks": ["mess\u{7}age", "close"], "lazy": true, "config": {"type": "null"}, "other_methods": true,
             "methods": [
                 {"name": "x\ny", "params": {"type": "object", "properties": {"n\u{202e}": {"type": "string"}}}, "result": {"type": "null"}},
                 {"name": "old"}
@@ -263,6 +269,7 @@ conductor \"a\\u{1b}[2J\\u{a}b\"
   config    none
   methods   x\\u{a}y {n\\u{202e}?: string} -> null
             old
+            (any other)
 ";
         assert_eq!(text(&report), expected);
     }
