@@ -90,6 +90,7 @@ mod members;
 mod message;
 mod methods;
 mod runtime;
+mod secret;
 mod session;
 mod state;
 mod task;
@@ -101,6 +102,7 @@ pub use error::{Error, Result};
 pub use grants::{Grants, Join, Joining, Leave, Left};
 pub use message::{Client, CloseReason, Link, Message};
 pub use methods::{Methods, Request};
+pub use secret::Secret;
 pub use session::{Publish, Session};
 pub use state::{Save, Saved, Timer};
 pub use task::{Task, TaskOutput};
@@ -119,8 +121,8 @@ pub use tracing;
 /// ```
 pub mod prelude {
     pub use crate::{
-        Client, CloseReason, Conductor, Error, Grants, Join, Joining, Leave, Left, Link, Message, Methods, Request, Result, Saved, Session,
-        Task, Timer, export_conductors, tracing,
+        Client, CloseReason, Conductor, Error, Grants, Join, Joining, Leave, Left, Link, Message, Methods, Request, Result, Saved, Secret,
+        Session, Task, Timer, export_conductors, tracing,
     };
     pub use schemars::JsonSchema;
     pub use serde::{Deserialize, Serialize};

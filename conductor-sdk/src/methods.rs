@@ -5,9 +5,12 @@ use std::{any::TypeId, collections::BTreeMap, fmt, future::Future, pin::Pin};
 use conductor_abi::wire::{MethodManifest, code};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use crate::{Error, Result, Session};
+
+/// The method that every conductor has, by which administrators ask for the others.
+const REQUEST_API: &str = "request_api";
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 type Otherwise<C> = Box<dyn for<'a> Fn(&'a mut C, &'a Session, Request) -> BoxFuture<'a, Result<Vec<u8>>> + Send + Sync>;
@@ -42,6 +45,10 @@ where
 
 /// The methods of a conductor by name, with the JSON Schema of what they take and give.
 ///
+/// Every conductor has one more, `request_api`, unless it defines that itself: it answers the names of all others and of their parameters, as in
+/// `[{"method": "add", "params": ["by"]}, …]`, in the order they were added and of the fields. (`params` is empty where the parameters are no
+/// struct.) The whole schemas are in the plugin's manifest, which `plugin inspect` and `GET /v1/types` show.
+///
 /// ```
 /// # use conductor_sdk::prelude::*;
 /// struct Counter(u64);
@@ -56,6 +63,21 @@ pub struct Methods<C> {
     by_name: BTreeMap<&'static str, Method<C>>,
     order: Vec<&'static str>,
     otherwise: Option<Otherwise<C>>,
+}
+
+/// As `request_api` answers it.
+#[derive(Serialize)]
+struct Description<'a> {
+    method: &'a str,
+    params: Vec<&'a str>,
+}
+
+impl<'a> Description<'a> {
+    fn of(manifest: &'a MethodManifest) -> Self {
+        let fields = manifest.params.as_ref().and_then(|schema| schema.get("properties")).and_then(Value::as_object);
+        let params = fields.into_iter().flat_map(|fields| fields.keys().map(String::as_str)).collect();
+        Self { method: &manifest.name, params }
+    }
 }
 
 struct Method<C> {
@@ -76,9 +98,11 @@ impl<C: Send + 'static> Methods<C> {
         Self { by_name: BTreeMap::new(), order: Vec::new(), otherwise: None }
     }
 
-    /// Adds a method. Its parameters and its result are JSON by their serde types; a request whose parameters do not fit is
-    /// answered with an error that names what is wrong, without a call. A method that takes `()` accepts and ignores any
+    /// Adds a method. Its parameters and its result are JSON by their serde types. A method that takes `()` accepts and ignores any
     /// parameters. `method` is `async fn(&mut self, &Session, P) -> Result<R>`. Of two methods with one name the later counts.
+    ///
+    /// A request whose parameters do not fit is answered, without a call, with an error that names the place:
+    /// `the parameters do not fit at "players[2].name": invalid type: integer `5`, expected a string`.
     ///
     /// ```
     /// # use conductor_sdk::prelude::*;
@@ -119,7 +143,7 @@ impl<C: Send + 'static> Methods<C> {
     /// Answers all methods that were not added by name: for a conductor that does not know them when it is built, because a script or another
     /// program answers them. Each is asked for as a [`Request`]; the result may be any JSON, also a
     /// [`RawValue`](crate::serde_json::value::RawValue) that goes through as it is. `plugin inspect` and `GET /v1/types` say that
-    /// there is such a handler. Prefer [`on`](Self::on): it checks parameters and describes itself.
+    /// there is such a handler, and `request_api` comes to it as well. Prefer [`on`](Self::on): it checks parameters and describes itself.
     ///
     /// ```
     /// # use conductor_sdk::{prelude::*, serde_json::Value, testing::Rig};
@@ -167,6 +191,7 @@ impl<C: Send + 'static> Methods<C> {
             Some(method) => (method.call)(conductor, session, body).await,
             None => match &self.otherwise {
                 Some(handler) => handler(conductor, session, Request::new(name, body)?).await,
+                None if name == REQUEST_API => Ok(serde_json::to_vec(&self.descriptions())?),
                 None => {
                     let known = self.order.join(", ");
                     Err(Error::of(code::UNKNOWN_METHOD, format!("there is no method {name:?}; known are: {known}")))
@@ -177,6 +202,11 @@ impl<C: Send + 'static> Methods<C> {
 
     pub(crate) fn has_others(&self) -> bool {
         self.otherwise.is_some()
+    }
+
+    fn descriptions(&self) -> Vec<Description<'_>> {
+        let manifests = self.order.iter().filter_map(|name| self.by_name.get(name)).map(|method| &method.manifest);
+        manifests.map(Description::of).collect()
     }
 
     pub(crate) fn manifest(&self) -> Vec<MethodManifest> {
@@ -264,7 +294,22 @@ impl Request {
 pub(crate) fn parse<T: DeserializeOwned + 'static>(body: &[u8], code: i32, what: &str) -> Result<T> {
     let ignored = TypeId::of::<T>() == TypeId::of::<()>();
     let text = if ignored || body.is_empty() { b"null" } else { body };
-    serde_json::from_slice(text).map_err(|e| Error::of(code, format!("{what}: {e}")))
+    serde_json::from_slice(text).map_err(|error| Error::of(code, format!("{what}{}", misfit::<T>(text, &error))))
+}
+
+/// The place and the reason, to follow "does not fit". Read once more for it, since knowing the place takes time.
+pub(crate) fn misfit<T: DeserializeOwned>(text: &[u8], error: &serde_json::Error) -> String {
+    let again = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_slice(text));
+    // Characters behind the value are no matter of the type's.
+    let Err(placed) = again else { return format!(": {error}") };
+    let (path, error) = (placed.path().to_string(), placed.inner());
+    let mut reason = error.to_string();
+    if error.is_data() {
+        // The place is told by names; lines and columns are those of a text that nobody wrote so.
+        let end = format!(" at line {} column {}", error.line(), error.column());
+        reason.truncate(reason.strip_suffix(&end).map_or(reason.len(), str::len));
+    }
+    if path == "." { format!(": {reason}") } else { format!(" at {path:?}: {reason}") }
 }
 
 impl<C: Send + 'static> Default for Methods<C> {
@@ -276,5 +321,81 @@ impl<C: Send + 'static> Default for Methods<C> {
 impl<C> fmt::Debug for Methods<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Methods").field(&self.order).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[expect(dead_code, reason = "only read from JSON")]
+    struct Team {
+        name: String,
+        players: Vec<Player>,
+        #[serde(default)]
+        kind: Option<Kind>,
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[expect(dead_code, reason = "only read from JSON")]
+    struct Player {
+        name: String,
+        number: u8,
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    enum Kind {
+        Home,
+        Away,
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_with_its_place() {
+        for (body, told) in [
+            (
+                r#"{"name": "a", "players": [{"name": "b", "number": 1}, {"name": 5}]}"#,
+                r#" at "players[1].name": invalid type: integer `5`, expected a string"#,
+            ),
+            (r#"{"name": "a", "players": [{"name": "b"}]}"#, r#" at "players[0]": missing field `number`"#),
+            (
+                r#"{"name": "a", "players": [{"name": "b", "number": 256}]}"#,
+                r#" at "players[0].number": invalid value: integer `256`, expected u8"#,
+            ),
+            (r#"{"name": "a", "players": [], "kind": "Hoem"}"#, r#" at "kind": unknown variant `Hoem`, expected `Home` or `Away`"#),
+            (r#"{"players": []}"#, ": missing field `name`"),
+            ("[1]", " at \"[0]\": invalid type: integer `1`, expected a string"),
+            ("null", ": invalid type: null, expected struct Team"),
+            (r#"{"name": "a", "players": []} x"#, ": trailing characters at line 1 column 30"),
+            ("{\"name\": ", " at \"name\": EOF while parsing a value at line 1 column 9"),
+        ] {
+            let error = parse::<Team>(body.as_bytes(), code::INVALID_PARAMS, "the parameters do not fit").unwrap_err();
+            assert_eq!(error.message(), format!("the parameters do not fit{told}"), "{body}");
+        }
+    }
+
+    struct Game;
+    impl Game {
+        async fn enter(&mut self, _: &Session, _: Team) -> Result<()> {
+            Ok(())
+        }
+        async fn add(&mut self, _: &Session, by: u64) -> Result<u64> {
+            Ok(by)
+        }
+        async fn stop(&mut self, _: &Session, (): ()) -> Result<&'static str> {
+            Ok("own")
+        }
+    }
+
+    #[test]
+    fn a_conductor_describes_itself() {
+        let methods = Methods::new().on("enter", Game::enter).on("add", Game::add).on("stop", Game::stop);
+        let told = serde_json::to_string(&methods.descriptions()).unwrap();
+        let expected =
+            r#"[{"method":"enter","params":["name","players","kind"]},{"method":"add","params":[]},{"method":"stop","params":[]}]"#;
+        assert_eq!(told, expected);
+        assert!(methods.manifest().iter().all(|method| method.name != REQUEST_API));
     }
 }

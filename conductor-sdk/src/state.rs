@@ -9,7 +9,7 @@ use std::{
 use conductor_abi::wire::{SaveMeta, call, code};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Error, Result, Session, session::to_json};
+use crate::{Error, Result, Session, methods::misfit, session::to_json};
 
 /// State that was saved by [`Session::save`], handed to [`Conductor::restore`](crate::Conductor::restore).
 ///
@@ -58,7 +58,7 @@ impl Saved {
     /// The value that [`Session::save`] was given.
     ///
     /// # Errors
-    /// Where the bytes are not JSON of this type.
+    /// Where the bytes are not JSON of this type, with the place in them.
     ///
     /// ```
     /// # use conductor_sdk::{Result, Saved};
@@ -68,8 +68,9 @@ impl Saved {
     /// # Ok(()) }
     /// ```
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_slice(&self.bytes)
-            .map_err(|e| Error::of(code::INTERNAL, format!("the saved state (version {}) does not fit: {e}", self.version)))
+        serde_json::from_slice(&self.bytes).map_err(|e| {
+            Error::of(code::INTERNAL, format!("the saved state (version {}) does not fit{}", self.version, misfit::<T>(&self.bytes, &e)))
+        })
     }
 }
 

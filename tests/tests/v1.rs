@@ -178,6 +178,25 @@ fn types_are_listed() {
     for word in ["active", "default", "echo", "faulty", "state", "whoami"] {
         assert!(text.contains(&format!("\"{word}\"")), "{word}: {text}");
     }
+    // All that a form needs: what a method takes, and what the config may be.
+    let echo = host.admin("/v1/types/echo").json();
+    let list: Value = serde_json::from_str(&text).unwrap();
+    assert!(list["items"].as_array().unwrap().contains(&echo), "{list}");
+    let say = echo["methods"].as_array().unwrap().iter().find(|method| method["name"] == "say").unwrap();
+    assert_eq!(say["params"]["properties"]["name"]["type"], "string");
+    assert_eq!(echo["config"]["type"], "null");
+    let refused = host.admin("/v1/types/nothing");
+    assert_eq!((refused.status, &refused.json()["code"]), (404, &json!("type_not_found")));
+}
+
+#[test]
+fn parameters_that_do_not_fit_are_told_with_their_place() {
+    let host = host();
+    let session = host.create("echo");
+    let refused = host.request(&session, "say", json!({"name": "a", "payload": ["b"]}));
+    assert_eq!((refused.status, &refused.json()["code"]), (422, &json!("invalid_params")));
+    let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains(r#"the parameters do not fit at "payload": invalid type: sequence, expected a string"#), "{detail}");
 }
 
 #[test]

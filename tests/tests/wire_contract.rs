@@ -245,6 +245,22 @@ fn default_answers_its_methods_whatever_the_parameters() {
     assert_eq!(host.ask(&session, "pause", ""), "Error: No handler function registered for method: pause");
 }
 
+/// The order of the keys, too.
+#[test]
+fn conductors_describe_themselves() {
+    let host = host();
+    for (type_name, methods) in [("default", &["state", "start", "stop"][..]), ("active", &["state", "start", "stop", "pause"])] {
+        let session = host.create(type_name);
+        let described: Vec<_> = methods.iter().map(|method| format!(r#"{{"method":"{method}","params":[]}}"#)).collect();
+        for params in ["", "&params=d"] {
+            let answer = host.admin(&format!("/api/conductorRequest?id={}&method=request_api{params}", session.id));
+            assert_eq!((answer.status, answer.body), (200, format!("[{}]", described.join(","))));
+        }
+    }
+    let described = host.ask(&host.create("echo"), "request_api", "");
+    assert!(described.to_string().contains(r#"{"method":"say","params":["name","payload","qos","retain","client"]}"#), "{described}");
+}
+
 #[test]
 fn active_starts_and_stops_in_any_order() {
     let host = host();

@@ -39,6 +39,7 @@ pub fn router(ports: Arc<Ports>) -> Router {
         .route("/v1/sessions/{id}/requests", only_post(request))
         .route("/v1/sessions/{id}/clients/{client}", delete(kick).head(allowed("DELETE")).fallback(allowed("DELETE")))
         .route("/v1/types", only_get(types))
+        .route("/v1/types/{name}", only_get(look_at_type))
         .route("/livez", only_get(livez))
         .route("/readyz", only_get(readyz))
         .fallback(not_found)
@@ -208,19 +209,15 @@ async fn request(
 
 fn describe(kind: &Type) -> Value {
     match &kind.plugin {
-        Ok(plugin) => {
-            let mut shown = json!({
-                "type": &*kind.name,
-                "available": true,
-                "conductor": plugin.conductor,
-                "hooks": plugin.manifest.hooks,
-                "methods": plugin.manifest.methods,
-            });
-            if plugin.manifest.other_methods {
-                shown["other_methods"] = json!(true);
-            }
-            shown
-        }
+        Ok(plugin) => json!({
+            "type": &*kind.name,
+            "available": true,
+            "conductor": plugin.conductor,
+            "hooks": plugin.manifest.hooks,
+            "methods": plugin.manifest.methods,
+            "other_methods": plugin.manifest.other_methods,
+            "config": plugin.manifest.config,
+        }),
         Err(reason) => json!({ "type": &*kind.name, "available": false, "reason": &**reason }),
     }
 }
@@ -228,6 +225,12 @@ fn describe(kind: &Type) -> Value {
 async fn types(State(ports): State<Arc<Ports>>) -> Json<Value> {
     let items: Vec<Value> = ports.manager.catalog().iter().map(|kind| describe(kind)).collect();
     Json(json!({ "items": items }))
+}
+
+async fn look_at_type(State(ports): State<Arc<Ports>>, path: Result<Path<String>, PathRejection>) -> Result<Json<Value>, Problem> {
+    let Path(name) = path.map_err(|_| Problem::bad_request("the path cannot be decoded"))?;
+    let kind = ports.manager.catalog().get(&name).map(|kind| describe(kind));
+    kind.map(Json).ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "type_not_found", "there is no such type"))
 }
 
 async fn readyz(State(ports): State<Arc<Ports>>) -> Response {

@@ -10,7 +10,7 @@
 //! | `GET` `DELETE /v1/sessions/{id}` | look, close |
 //! | `POST /v1/sessions/{id}/requests` | ask the conductor |
 //! | `DELETE /v1/sessions/{id}/clients/{client}` | send a client away |
-//! | `GET /v1/types` | what can be created |
+//! | `GET /v1/types` `/v1/types/{name}` | what can be created, with the schemas of methods and config |
 //! | `GET /livez` `/readyz` | is it alive, is it well |
 //!
 //! IoT port (public):
