@@ -7,6 +7,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 /// What a conductor's functions return.
+///
+/// ```
+/// fn seat(number: u8) -> conductor_sdk::Result<u8> {
+///     if number < 4 { Ok(number) } else { Err(conductor_sdk::Error::new("there are four seats")) }
+/// }
+/// assert!(seat(4).is_err());
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error of a conductor or of its session: a code, a sentence, and details as JSON.

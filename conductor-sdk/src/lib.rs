@@ -5,8 +5,11 @@
 //! (a *plugin*), name the file in the host's settings, and the host makes one conductor per session. A plugin built with
 //! version 1.0 of this crate loads in every later 1.x host.
 //!
+//! Begin with [`tutorial`], "your first conductor in fifteen minutes"; or read on.
+//!
 //! # The life of a conductor
-//! 1. The host loads the plugin at its start and reads which conductors it offers, with their methods and hooks.
+//! 1. The host loads the plugin at its start, reads which conductors it offers, with their methods and hooks, and checks the type's `config` against
+//!    the schema of [`Conductor::Config`]; [secrets](Secret) in it are fetched.
 //! 2. An administrator creates a session of a type whose settings name your plugin: [`Conductor::create`] runs, with the
 //!    type's `config`. (With [`Conductor::LAZY`] it runs at the session's first event.)
 //! 3. Events come one at a time, in order, each with a deadline:
@@ -78,7 +81,12 @@
 //!   runs such a type apart from the others from then on.
 //! - A panic is caught and ends the conductor, not the host. A plugin must be built with `panic = "unwind"`.
 //! - Log with plain [`tracing`]: lines arrive in the host's log with the session's id.
-//! - A plugin runs with all rights of the host: nothing protects the host from what it does on purpose.
+//!
+//! # Trust
+//! A plugin is part of the host's process and **has all its rights**: it can read its keys, its memory and its files, and open what the host may open. The host
+//! contains a plugin's *mistakes*: a panic, an error, a slow or blocked handler, a task that never ends, a reply that is too large. Each of them costs one session,
+//! or time of one type. It cannot contain what ends a process: a segmentation fault (in `unsafe` or in a C library), `abort` and `exit`, a stack
+//! overflow, memory that runs out. And nothing protects it from what a plugin does on purpose. Offer plugins that you would run yourself.
 
 mod conductor;
 mod error;
@@ -96,6 +104,7 @@ mod state;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tutorial;
 
 pub use conductor::Conductor;
 pub use error::{Error, Result};

@@ -10,7 +10,7 @@ use std::{
 };
 
 use conductor_abi::abi_stable::std_types::RErr;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 use tracing::level_filters::LevelFilter;
 
@@ -18,6 +18,7 @@ use crate::{
     admission,
     broker::{Broker, EmbeddedBroker, Endpoints, ExternalBroker, LinkSettings, LinkToken, NoBroker},
     conductors::{
+        self,
         catalog::{Catalog, Plugin, Type},
         library::Libraries,
         pool::Pool,
@@ -223,7 +224,7 @@ fn load_types(runtime: &Runtime, settings: &Settings) -> Result<(Vec<Type>, Vec<
     let libraries = LibraryHost::libraries(settings.state.dir.join("plugins"), log_level());
     let (mut types, mut missing, mut fatal) = (Vec::new(), Vec::new(), Vec::new());
     for (name, wanted) in &settings.types {
-        let plugin = load_plugin(runtime, &libraries, name, wanted).map_err(|reason| {
+        let plugin = load_plugin(runtime, &libraries, settings, name, wanted).map_err(|reason| {
             let text = format!("type {name}: {reason}");
             if wanted.required {
                 fatal.push(text);
@@ -244,16 +245,20 @@ fn load_types(runtime: &Runtime, settings: &Settings) -> Result<(Vec<Type>, Vec<
     Ok((types, missing))
 }
 
-fn load_plugin(runtime: &Runtime, libraries: &Libraries, name: &str, wanted: &config::Type) -> Result<Plugin, String> {
+fn load_plugin(runtime: &Runtime, libraries: &Libraries, settings: &Settings, name: &str, wanted: &config::Type) -> Result<Plugin, String> {
     let library = libraries.load(&wanted.plugin, None).map_err(|refusal| refusal.to_string())?;
     let manifest = library.choose_conductor(wanted.conductor.as_deref(), name).map_err(|refusal| refusal.to_string())?.clone();
-    let config = wanted.config.as_ref().map_or_else(|| "{}".to_owned(), |config| Value::Object(config.clone()).to_string());
-    if let RErr(failure) = runtime.block_on(library.check_config(&manifest.name, config.as_bytes())) {
-        return Err(format!("types.{name}.config: {}", failure.message));
+    let (given, schema) = (wanted.config.as_ref(), manifest.config.as_ref());
+    let config = conductors::config::prepare(name, given, schema, &settings.base_dir, &|name| std::env::var_os(name));
+    let config = config.map_err(|mistakes| mistakes.join("; "))?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    if let RErr(failure) = runtime.block_on(library.check_config(&manifest.name, config.json.get().as_bytes())) {
+        return Err(format!("types.{name}.config: {}", config.hide_secrets(&failure.message)));
     }
     tracing::info!(r#type = name, conductor = manifest.name, file = %library.file().display(), hash = %library.hash(), "plugin loaded");
-    let config = RawValue::from_string(config).map_err(|e| e.to_string())?;
-    Ok(Plugin { conductor: manifest.name.clone(), manifest, library, config })
+    Ok(Plugin { conductor: manifest.name.clone(), manifest, library, config: config.json })
 }
 
 /// The most detailed level that any part of the log takes, as plugins count.

@@ -2,7 +2,11 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
 
 use conductor_tests::{
     Host, HostOptions, Mqtt, Response, Session, Version, Way,
@@ -35,10 +39,10 @@ impl Service {
     }
 }
 
-/// A type whose conductor is that service.
-fn kind(options: HostOptions, name: &str, url: &str, secret: &str, deadline: u32) -> HostOptions {
+/// A type whose conductor is that service. The secret is in a file of this host, or said.
+fn kind(options: HostOptions, name: &str, url: &str, secret: (&str, &str), deadline: u32) -> HostOptions {
     let events = json!(["create", "joining", "message", "timer"]);
-    let config = [("url", json!(url)), ("secret", json!(secret)), ("events", events), ("deadline_ms", json!(deadline))];
+    let config = [("url", json!(url)), (secret.0, json!(secret.1)), ("events", events), ("deadline_ms", json!(deadline))];
     let options = options.plugin(name, "conductor_remote").set(&format!("types.{name}.deadline"), json!("20s"));
     config.into_iter().fold(options, |options, (key, value)| options.set(&format!("types.{name}.config.{key}"), value))
 }
@@ -68,10 +72,14 @@ fn a_python_service_conducts_and_may_come_and_go() {
     let service = Service::start(0, None);
     let port = service.port;
     let url = format!("http://127.0.0.1:{port}/");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    fs::write(&file, format!("{SECRET}\n")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     // What is to be waited for, waits long; where the end of waiting is the point, it is short.
-    let options = kind(HostOptions::default(), "remote", &url, SECRET, 15_000);
-    let options = kind(options, "hasty", &url, SECRET, 300);
-    let mut host = Host::start(kind(options, "stranger", &url, "not-the-secret", 15_000));
+    let options = kind(HostOptions::default(), "remote", &url, ("secret.file", file.to_str().unwrap()), 15_000);
+    let options = kind(options, "hasty", &url, ("secret", SECRET), 300);
+    let mut host = Host::start(kind(options, "stranger", &url, ("secret", "not-the-secret"), 15_000));
     let session = host.create("remote");
     let types = host.admin("/v1/types").json();
     let described = types["items"].as_array().unwrap().iter().find(|kind| kind["type"] == "remote").unwrap();
@@ -128,10 +136,12 @@ fn over_tls_the_service_must_have_a_certificate_of_the_authority_that_the_settin
     let folder = tempfile::tempdir().unwrap();
     let (authority, other) = (Authority::new("the service's authority"), Authority::new("somebody else"));
     let service = Service::start(0, Some(&authority.issue(folder.path(), "service", &["localhost"])));
-    let types = [("good", "localhost", &authority), ("other", "localhost", &other), ("misnamed", "127.0.0.1", &authority)];
-    let options = types.into_iter().fold(HostOptions::default(), |options, (name, at, authority)| {
-        let options = kind(options, name, &format!("https://{at}:{}/", service.port), SECRET, 1_000);
-        options.set(&format!("types.{name}.config.ca"), json!(authority.pem()))
+    let ca = authority.write(folder.path());
+    let other = other.write(tempfile::tempdir_in(&folder).unwrap().keep().as_path());
+    let types = [("good", "localhost", &ca), ("other", "localhost", &other), ("misnamed", "127.0.0.1", &ca)];
+    let options = types.into_iter().fold(HostOptions::default(), |options, (name, at, ca)| {
+        let options = kind(options, name, &format!("https://{at}:{}/", service.port), ("secret", SECRET), 1_000);
+        options.set(&format!("types.{name}.config.ca"), json!(ca))
     });
     let host = Host::start(options);
     let session = host.create("good");

@@ -1,6 +1,8 @@
 //! The project's own commands: `cargo xtask start`, `cargo xtask test`, `cargo xtask bench`.
 
 mod bench;
+#[cfg(test)]
+mod documented;
 mod packages;
 mod start;
 mod test;

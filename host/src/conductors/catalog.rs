@@ -21,7 +21,6 @@ pub struct Type {
 }
 
 /// One conductor of a loaded plugin. Sessions refer to this, not to the name of the type: what they run stays what it was.
-#[derive(Debug)]
 pub struct Plugin {
     /// The loaded file.
     pub library: Arc<Library>,
@@ -29,8 +28,14 @@ pub struct Plugin {
     pub conductor: String,
     /// What the plugin says about it.
     pub manifest: ConductorManifest,
-    /// The type's `config`, JSON.
+    /// The type's `config`, JSON, with secrets in it.
     pub config: Box<RawValue>,
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plugin").field("library", &self.library).field("conductor", &self.conductor).finish_non_exhaustive()
+    }
 }
 
 impl Type {

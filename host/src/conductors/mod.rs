@@ -2,6 +2,7 @@
 
 pub(crate) mod asks;
 pub mod catalog;
+pub mod config;
 pub mod inspect;
 pub mod instance;
 pub mod lane;

@@ -25,6 +25,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub(crate) use self::sources::segment;
 pub use self::{
     mistakes::{Mistake, Mistakes, Origin, Warning},
     reference::reference,
@@ -38,6 +39,16 @@ pub const ENVIRONMENT_PREFIX: &str = "CONDUCTOR_HOST__";
 
 /// The largest settings file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
+
+/// Words in the name of a key of a plugin's config whose value is shown nowhere.
+const SECRET_WORDS: [&str; 7] = ["secret", "password", "passwd", "passphrase", "token", "key", "credential"];
+
+/// Whether a key of a plugin's config is named like a secret, so that its value is shown nowhere. (Which keys are secrets, only the plugin
+/// knows, which is not loaded where settings are shown.)
+pub(crate) fn is_secret_name(key: &str) -> bool {
+    let key = key.to_lowercase();
+    SECRET_WORDS.iter().any(|word| key.contains(word))
+}
 
 /// All settings, checked. Paths in it are absolute.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    BrokerKind, Mistakes, Settings, StoreUrl, TokenMode,
+    BrokerKind, Mistakes, Settings, StoreUrl, TokenMode, is_secret_name,
     mistakes::{Mistake, Origin, Warning, clean},
     sources::{Collected, Given, Raw, type_path},
     table::{Admin, Fallback, Iot, Log, Mqtt, Sessions, State, Store, Tls, Token, Type},
@@ -97,7 +97,11 @@ impl Reader {
             Ok(parsed) => {
                 let secret = parser.kind == Kind::Secret;
                 // Of a secret it is kept only that it is set.
-                let value = Some(if secret { Value::Null } else { value });
+                let value = Some(match parser.kind {
+                    Kind::Secret => Value::Null,
+                    Kind::Table => without_secrets(value),
+                    _ => value,
+                });
                 self.effective.push(Effective { path: path.to_owned(), value, origin, secret });
                 return Some(parsed);
             }
@@ -138,6 +142,26 @@ fn shown(value: &Value, kind: Kind) -> String {
         Value::Object(_) => "a table".into(),
         Value::Array(_) => "a list".into(),
         other => other.to_string(),
+    }
+}
+
+/// A plugin's config as it may be shown: what is named like a secret is not, unless it only says where the secret is.
+fn without_secrets(value: Value) -> Value {
+    let elsewhere =
+        |value: &Value| value.as_object().is_some_and(|table| table.len() == 1 && table.keys().all(|key| key == "file" || key == "env"));
+    match value {
+        Value::Object(fields) => Value::Object(
+            fields
+                .into_iter()
+                .map(|(name, field)| {
+                    let hidden = is_secret_name(&name) && !elsewhere(&field);
+                    let shown = if hidden { Value::from("(not shown)") } else { without_secrets(field) };
+                    (name, shown)
+                })
+                .collect(),
+        ),
+        Value::Array(items) => Value::Array(items.into_iter().map(without_secrets).collect()),
+        other => other,
     }
 }
 

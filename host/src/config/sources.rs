@@ -116,7 +116,8 @@ pub(super) fn type_path(name: &str) -> String {
     format!("types.{}", segment(name))
 }
 
-pub(super) fn segment(text: &str) -> String {
+/// One part of a key, quoted where TOML asks for it.
+pub(crate) fn segment(text: &str) -> String {
     let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     if plain { text.to_owned() } else { format!("{text:?}") }
 }

@@ -208,7 +208,10 @@ table! {
         required: bool = BOOL, Text("true");
         /// As `sessions.deadline`, for this type.
         deadline: Duration = DEADLINE, Text("{sessions.deadline}");
-        /// Handed to the plugin as JSON.
+        /// Handed to the plugin as JSON. It is checked at the start against what the plugin says of it (`plugin inspect` shows that); a key that the
+        /// plugin does not know is warned about. A secret in it is a text, `{ file = "PATH" }` (its owner's alone; a line break at its end does not
+        /// count) or `{ env = "NAME" }`. `config show` hides what is named like a secret: where a key has `secret`, `password`, `passwd`,
+        /// `passphrase`, `token`, `key` or `credential` in its name.
         config: Option<Map<String, Value>> = CONFIG, Unset;
     }
 }

@@ -3,7 +3,9 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
+    fs,
     net::IpAddr,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -51,9 +53,9 @@ struct Settings {
     /// The header that the secret is sent in, as its whole value.
     #[serde(default = "secret_header")]
     secret_header: String,
-    /// The certificates of the authorities that the service's certificate must be from, in PEM. Without it: those that the system trusts.
+    /// A PEM file, by its whole path: the authorities that the service's certificate must be from. Without it: those that the system trusts.
     #[serde(default)]
-    ca: Option<Secret>,
+    ca: Option<PathBuf>,
     /// Allows `http://` to other machines: whoever is on the way reads and changes everything, the secret included.
     #[serde(default)]
     plain_http: bool,
@@ -116,7 +118,8 @@ impl TryFrom<Settings> for Config {
         }
         let shown = format!("{scheme}://{authority}");
         let secret = settings.secret.map(|secret| header(&settings.secret_header, &secret)).transpose()?;
-        let client = client(scheme == "https", settings.ca.as_ref().map(Secret::expose))?;
+        let ca = settings.ca.as_deref().map(certificates).transpose()?;
+        let client = client(scheme == "https", ca)?;
         let deadline = Duration::from_millis(settings.deadline_ms.max(1).into());
         Ok(Self { shown, secret, deadline, client, events: settings.events, uri })
     }
@@ -138,15 +141,23 @@ fn header(name: &str, secret: &Secret) -> Result<(HeaderName, HeaderValue), Stri
     Ok((name, value))
 }
 
+/// Read for each session that is made, so that a new certificate counts for new sessions.
+fn certificates(file: &Path) -> Result<Vec<u8>, String> {
+    if !file.is_absolute() {
+        return Err(format!("ca: a plugin does not know where {} begins; give the whole path", file.display()));
+    }
+    fs::read(file).map_err(|error| format!("ca: {}: {error}", file.display()))
+}
+
 /// One for all sessions that trust the same, and so with connections in common.
-fn client(tls: bool, ca: Option<&str>) -> Result<Client, String> {
-    static MADE: Mutex<BTreeMap<(bool, Option<String>), Client>> = Mutex::new(BTreeMap::new());
+fn client(tls: bool, ca: Option<Vec<u8>>) -> Result<Client, String> {
+    static MADE: Mutex<BTreeMap<(bool, Option<Vec<u8>>), Client>> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    let key = (tls, ca.map(str::to_owned));
+    let key = (tls, ca);
     if let Some(client) = made.get(&key) {
         return Ok(client.clone());
     }
-    let roots = if tls { roots(ca)? } else { RootCertStore::empty() };
+    let roots = if tls { roots(key.1.as_deref())? } else { RootCertStore::empty() };
     // Named here: a process may have any default, or none.
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions();
     let config = config.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth();
@@ -162,11 +173,11 @@ fn client(tls: bool, ca: Option<&str>) -> Result<Client, String> {
     Ok(client)
 }
 
-fn roots(ca: Option<&str>) -> Result<RootCertStore, String> {
+fn roots(ca: Option<&[u8]>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(text) => {
-            for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
+            for certificate in CertificateDer::pem_slice_iter(text) {
                 let certificate = certificate.map_err(|error| format!("ca: no certificates in PEM form: {error}"))?;
                 roots.add(certificate).map_err(|error| format!("ca: a certificate cannot be used: {error}"))?;
             }

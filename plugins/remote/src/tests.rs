@@ -327,7 +327,9 @@ fn mistakes_in_the_config_are_told() {
         (json!({ "secret": "sword\nfish" }), "a header cannot hold it"),
         (json!({ "secret": " " }), "empty"),
         (json!({ "secret": "x", "secret_header": "a b" }), "no name of a header"),
-        (json!({ "ca": "words" }), "no certificate"),
+        (json!({ "ca": "ca.pem" }), "whole path"),
+        (json!({ "ca": "/nowhere/ca.pem" }), "/nowhere/ca.pem"),
+        (json!({ "ca": concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml") }), "no certificate"),
         (json!({ "timeout": 1 }), "timeout"),
     ] {
         let told = refused(changes).unwrap_err();

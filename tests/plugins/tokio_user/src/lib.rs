@@ -1,5 +1,7 @@
-//! The conductors `tokio_user`, which asks for tokio's runtime, and `no_tokio`, which uses tokio without it.
+//! The conductors `tokio_user`, which asks for tokio's runtime, and `no_tokio`, which uses tokio without it; and `keeper`, which has secrets.
 #![forbid(unsafe_code)]
+
+mod keeper;
 
 use std::{future::Future, thread, time::Duration};
 
@@ -111,4 +113,4 @@ fn thread_name() -> String {
     thread::current().name().unwrap_or("?").to_owned()
 }
 
-export_conductors! { "tokio_user" => User<true>, "no_tokio" => User<false> }
+export_conductors! { "tokio_user" => User<true>, "no_tokio" => User<false>, "keeper" => keeper::Keeper }

@@ -1,0 +1,98 @@
+//! A type's `config`, before its plugin gets it: its secrets are fetched, and it is checked against the schema in the plugin's manifest.
+//!
+//! Every mistake is told at once, with its key, what was found and what is expected; a value that is a secret, or is named like one, is
+//! never told. The schema counts: what it does not allow is refused, whatever the plugin itself would say. The plugin looks at the config
+//! after that, for what no schema says.
+
+mod check;
+mod place;
+mod secrets;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::{collections::BTreeSet, ffi::OsString, fmt, path::Path};
+
+use serde_json::{Map, Value, value::RawValue};
+
+use self::{check::Check, place::Place, secrets::Fetch};
+
+/// A config that its schema allows, with its secrets in it.
+pub struct Config {
+    /// For the plugin.
+    pub json: Box<RawValue>,
+    /// What is probably not meant, each with its key.
+    pub warnings: Vec<String>,
+    secrets: BTreeSet<String>,
+}
+
+impl Config {
+    /// `text` (an error of the plugin, say) with the config's secrets taken out.
+    #[must_use]
+    pub fn hide_secrets(&self, text: &str) -> String {
+        self.secrets.iter().rev().fold(text.to_owned(), |text, secret| text.replace(secret, "…"))
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").field("warnings", &self.warnings).finish_non_exhaustive()
+    }
+}
+
+/// Checks the config that the settings give the type `type_name`, and fetches its secrets: from files, relative to `folder` and their owner's
+/// alone, or from the environment (`env`). Without a schema there is nothing to check.
+///
+/// # Errors
+/// All mistakes, each with its key, and all warnings behind them.
+pub fn prepare(
+    type_name: &str,
+    given: Option<&Map<String, Value>>,
+    schema: Option<&Value>,
+    folder: &Path,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Config, Vec<String>> {
+    let place = Place::config(type_name);
+    let mut value = Value::Object(given.cloned().unwrap_or_default());
+    let (mut mistakes, mut warnings, mut secrets) = (Vec::new(), Vec::new(), BTreeSet::new());
+    if let Some(schema) = schema {
+        let mut fetch = Fetch::new(schema, folder, env);
+        fetch.all(&mut value, &place);
+        let mut check = Check::new(schema, &fetch.places);
+        check.all(&value, &place);
+        mistakes.extend(fetch.mistakes);
+        mistakes.extend(check.mistakes());
+        warnings = check.warnings;
+        secrets = fetch.secrets;
+    }
+    if mistakes.is_empty() {
+        let json = RawValue::from_string(value.to_string()).map_err(|e| vec![format!("{}: {e}", place.text)])?;
+        return Ok(Config { json, warnings, secrets });
+    }
+    mistakes.append(&mut warnings);
+    Err(mistakes)
+}
+
+/// `$ref` within the same schema.
+fn referred<'a>(root: &'a Value, schema: &Map<String, Value>) -> Option<&'a Value> {
+    let reference = schema.get("$ref")?.as_str()?.strip_prefix('#')?;
+    root.pointer(reference)
+}
+
+/// The lists of schemas in which a schema may have further ones for the same value.
+const LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
+
+/// `schema` and all that it refers to for the same value: each once, so that a circle ends.
+fn all_of<'a>(root: &'a Value, schema: &'a Value, found: &mut Vec<&'a Value>) {
+    if found.iter().any(|known| std::ptr::eq(*known, schema)) {
+        return;
+    }
+    found.push(schema);
+    let Value::Object(schema) = schema else { return };
+    if let Some(target) = referred(root, schema) {
+        all_of(root, target, found);
+    }
+    for part in LISTS.iter().filter_map(|list| schema.get(*list)?.as_array()).flatten() {
+        all_of(root, part, found);
+    }
+}

@@ -1,0 +1,92 @@
+//! Holds that a plugin author finds what he needs in the documentation: every public item of the SDK has an example, and says its errors.
+
+use std::{fs, path::Path};
+
+use crate::workspace;
+
+/// What is public for the macro alone, or cannot be named.
+const HIDDEN: [(&str, &str); 3] = [("export.rs", ""), ("methods.rs", "pub trait Handler"), ("runtime.rs", "pub struct Surroundings")];
+
+/// An item as it begins, with the documentation before it.
+struct Item {
+    place: String,
+    /// Up to its body.
+    signature: String,
+    documentation: String,
+}
+
+fn items_of(file: &Path, name: &str) -> Vec<Item> {
+    let text = fs::read_to_string(file).unwrap();
+    let (mut items, mut documentation, mut in_trait) = (Vec::new(), String::new(), false);
+    for (number, line) in text.lines().enumerate().take_while(|(_, line)| *line != "#[cfg(test)]") {
+        let bare = line.trim_start();
+        if let Some(text) = bare.strip_prefix("///") {
+            documentation += text;
+            documentation.push('\n');
+        } else if bare.starts_with("#[") {
+            documentation += bare;
+        } else {
+            in_trait = (in_trait || line.starts_with("pub trait ") && !line.starts_with("pub trait Handler")) && line != "}";
+            // Types within a module within a file are private.
+            let (methods, types) =
+                (["pub fn", "pub async fn", "pub const"], ["pub struct", "pub enum", "pub trait", "pub type", "macro_rules!"]);
+            let public = methods.iter().any(|start| bare.starts_with(start)) || types.iter().any(|start| line.starts_with(start));
+            let of_trait = ["fn ", "async fn ", "const ", "type "];
+            // Deeper than an item of a trait is the body of a function.
+            let in_trait = in_trait && line.starts_with("    ") && !line.starts_with("     ");
+            if public || in_trait && of_trait.iter().any(|start| bare.starts_with(start)) {
+                let mut ended = false;
+                let lines = text.lines().skip(number).map(str::trim);
+                let whole = lines.take_while(|line| !std::mem::replace(&mut ended, line.ends_with(['{', '}', ';'])));
+                let signature = whole.collect::<Vec<_>>().join(" ");
+                items.push(Item { place: format!("{name}:{}", number + 1), signature, documentation: std::mem::take(&mut documentation) });
+            }
+            documentation.clear();
+        }
+    }
+    items
+}
+
+fn public_items() -> Vec<Item> {
+    let source = workspace::root().join("conductor-sdk/src");
+    let mut items = Vec::new();
+    for folder in [source.clone(), source.join("testing")] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let file = entry.unwrap().path();
+            let name = file.file_name().unwrap().to_string_lossy().into_owned();
+            if name.ends_with(".rs") && name != "tests.rs" {
+                items.extend(items_of(&file, &name));
+            }
+        }
+    }
+    items
+}
+
+#[test]
+fn every_public_item_of_the_sdk_has_an_example_and_says_its_errors() {
+    let items = public_items();
+    assert!(items.len() > 100, "{} items", items.len());
+    let mut lacking = Vec::new();
+    for Item { place, signature, documentation } in items {
+        let hidden = HIDDEN.iter().any(|(file, item)| place.starts_with(file) && signature.starts_with(item));
+        if (hidden && !signature.starts_with("macro_rules!")) || documentation.contains("#[doc(hidden)]") {
+            continue;
+        }
+        if !documentation.contains("```") {
+            lacking.push(format!("{place}: {signature}: no example"));
+        }
+        let fails = signature.contains("fn ") && signature.split_once("->").is_some_and(|(_, result)| result.contains("Result<"));
+        if fails && !documentation.contains("# Errors") {
+            lacking.push(format!("{place}: {signature}: which errors?"));
+        }
+    }
+    assert!(lacking.is_empty(), "{}", lacking.join("\n"));
+}
+
+#[test]
+fn a_whole_plugin_is_short() {
+    let front_page = fs::read_to_string(workspace::root().join("conductor-sdk/src/lib.rs")).unwrap();
+    let lines = front_page.lines().map(|line| line.trim_start_matches("//!").trim());
+    let code = lines.skip_while(|line| *line != "```").skip(1).take_while(|line| !line.starts_with("# "));
+    assert!(code.filter(|line| !line.is_empty()).count() <= 20);
+}
