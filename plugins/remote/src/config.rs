@@ -119,7 +119,7 @@ impl TryFrom<Settings> for Config {
         let shown = format!("{scheme}://{authority}");
         let secret = settings.secret.map(|secret| header(&settings.secret_header, &secret)).transpose()?;
         let ca = settings.ca.as_deref().map(certificates).transpose()?;
-        let client = client(scheme == "https", ca)?;
+        let client = client((scheme == "https", ca))?;
         let deadline = Duration::from_millis(settings.deadline_ms.max(1).into());
         Ok(Self { shown, secret, deadline, client, events: settings.events, uri })
     }
@@ -141,6 +141,9 @@ fn header(name: &str, secret: &Secret) -> Result<(HeaderName, HeaderValue), Stri
     Ok((name, value))
 }
 
+/// Whether it speaks TLS at all, and whom it trusts then: a PEM text, or the system's authorities.
+type Trust = (bool, Option<Vec<u8>>);
+
 /// Read for each session that is made, so that a new certificate counts for new sessions.
 fn certificates(file: &Path) -> Result<Vec<u8>, String> {
     if !file.is_absolute() {
@@ -150,14 +153,13 @@ fn certificates(file: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// One for all sessions that trust the same, and so with connections in common.
-fn client(tls: bool, ca: Option<Vec<u8>>) -> Result<Client, String> {
-    static MADE: Mutex<BTreeMap<(bool, Option<Vec<u8>>), Client>> = Mutex::new(BTreeMap::new());
+fn client(trust: Trust) -> Result<Client, String> {
+    static MADE: Mutex<BTreeMap<Trust, Client>> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    let key = (tls, ca);
-    if let Some(client) = made.get(&key) {
+    if let Some(client) = made.get(&trust) {
         return Ok(client.clone());
     }
-    let roots = if tls { roots(key.1.as_deref())? } else { RootCertStore::empty() };
+    let roots = if trust.0 { roots(trust.1.as_deref())? } else { RootCertStore::empty() };
     // Named here: a process may have any default, or none.
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions();
     let config = config.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth();
@@ -169,7 +171,7 @@ fn client(tls: bool, ca: Option<Vec<u8>>) -> Result<Client, String> {
     let mut builder = legacy::Client::builder(TokioExecutor::new());
     builder.pool_idle_timeout(IDLE).pool_timer(TokioTimer::new());
     let client: Client = builder.build(connector);
-    made.insert(key, client.clone());
+    made.insert(trust, client.clone());
     Ok(client)
 }
 
