@@ -82,9 +82,12 @@ fn referred<'a>(root: &'a Value, schema: &Map<String, Value>) -> Option<&'a Valu
 /// The lists of schemas in which a schema may have further ones for the same value.
 const LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
 
+/// How many schemas may say something about one value; what is beyond is not looked at.
+const MOST: usize = 500;
+
 /// `schema` and all that it refers to for the same value: each once, so that a circle ends.
 fn all_of<'a>(root: &'a Value, schema: &'a Value, found: &mut Vec<&'a Value>) {
-    if found.iter().any(|known| std::ptr::eq(*known, schema)) {
+    if found.len() >= MOST || found.iter().any(|known| std::ptr::eq(*known, schema)) {
         return;
     }
     found.push(schema);
