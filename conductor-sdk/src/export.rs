@@ -165,6 +165,7 @@ impl<C: Conductor> Offer for Offered<C> {
             manifest.requires.push(requirement::JOINING.to_owned());
         }
         manifest.methods = self.methods.manifest();
+        manifest.other_methods = self.methods.has_others();
         manifest.config = Some(schemars::schema_for!(C::Config).to_value());
         manifest.lazy = C::LAZY;
         manifest

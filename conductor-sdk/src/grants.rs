@@ -154,6 +154,8 @@ impl Joining {
 pub enum Join {
     /// It may, and then do this.
     Accept(Grants),
+    /// It may, and do what it could before: everything, for one that is new.
+    AcceptAsBefore,
     /// It may not, for this reason. On `/v1` the client is told the reason; on `/api` it looks like a wrong pin.
     Refuse(String),
 }
@@ -167,6 +169,33 @@ impl Join {
     #[must_use]
     pub fn accept() -> Self {
         Self::Accept(Grants::all())
+    }
+
+    /// It may join, and do what it could before: everything, for one that is new, and what [`Session::set_grants`](crate::Session::set_grants)
+    /// or an earlier join gave it, for one that joins again.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, testing::Rig};
+    /// # struct Lobby;
+    /// # impl Conductor for Lobby {
+    /// #     type Config = ();
+    /// #     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lobby) }
+    /// #     fn methods() -> Methods<Self> { Methods::new().on("mute", Self::mute) }
+    /// async fn joining(&mut self, _: &Session, joining: &Joining) -> Result<Join> {
+    ///     Ok(if joining.client() == "mallory" { Join::refuse("not you") } else { Join::accept_as_before() })
+    /// }
+    /// # }
+    /// # impl Lobby { async fn mute(&mut self, session: &Session, client: String) -> Result<()> { session.set_grants(&client, Grants::none()).await } }
+    /// # let mut rig = Rig::start::<Lobby>(()).unwrap();
+    /// # rig.join("ann").unwrap();
+    /// # assert_eq!(rig.grants("ann"), Some(Grants::all()));
+    /// # rig.request("mute", "ann").unwrap();
+    /// # rig.join("ann").unwrap();
+    /// # assert_eq!(rig.grants("ann"), Some(Grants::none()));
+    /// ```
+    #[must_use]
+    pub fn accept_as_before() -> Self {
+        Self::AcceptAsBefore
     }
 
     /// It may not join.
@@ -183,6 +212,7 @@ impl Join {
         let mut reply = wire::JoinReply::default();
         match self {
             Self::Accept(grants) => reply.grants = Some(grants.into_wire()),
+            Self::AcceptAsBefore => {}
             Self::Refuse(reason) => reply.refuse = Some(reason),
         }
         reply
@@ -279,6 +309,7 @@ mod tests {
     fn the_answers_to_a_join_look_the_same_for_ever() {
         for (join, json) in [
             (Join::accept(), r#"{"grants":{}}"#),
+            (Join::accept_as_before(), "{}"),
             (Join::refuse("no"), r#"{"refuse":"no"}"#),
             (Grants::none().publish(["a"]).into(), r#"{"grants":{"subscribe":[],"publish":["a"]}}"#),
         ] {

@@ -120,7 +120,7 @@ pub use error::{Error, Result};
 pub use grants::{Grants, Join, Joining, Leave, Left};
 pub use host::Host;
 pub use message::{Client, CloseReason, Link, Message};
-pub use methods::Methods;
+pub use methods::{Methods, Request};
 pub use secret::Secret;
 pub use service::Service;
 pub use session::{Publish, Session};
@@ -142,9 +142,9 @@ pub use tracing;
 /// ```
 pub mod prelude {
     pub use crate::{
-        Client, CloseReason, Conductor, Error, Grants, Host, Join, Joining, Leave, Left, Link, Message, Methods, NewSession, Result, Saved,
-        Secret, Service, Session, SessionClosed, SessionInfo, SessionOpened, SessionState, Task, Timer, export_conductors, export_plugin,
-        tracing,
+        Client, CloseReason, Conductor, Error, Grants, Host, Join, Joining, Leave, Left, Link, Message, Methods, NewSession, Request,
+        Result, Saved, Secret, Service, Session, SessionClosed, SessionInfo, SessionOpened, SessionState, Task, Timer, export_conductors,
+        export_plugin, tracing,
     };
     pub use schemars::JsonSchema;
     pub use serde::{Deserialize, Serialize};

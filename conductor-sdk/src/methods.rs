@@ -5,7 +5,7 @@ use std::{any::TypeId, collections::BTreeMap, fmt, future::Future, pin::Pin};
 use conductor_abi::wire::{MethodManifest, code};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use crate::{Error, Result, Session};
 
@@ -14,6 +14,7 @@ const REQUEST_API: &str = "request_api";
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 type Call<C, H> = Box<dyn for<'a> Fn(&'a mut C, &'a H, &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>>> + Send + Sync>;
+type Otherwise<C, H> = Box<dyn for<'a> Fn(&'a mut C, &'a H, Request) -> BoxFuture<'a, Result<Vec<u8>>> + Send + Sync>;
 
 /// A plain async method `async fn(&mut self, &Session, P) -> Result<R>` (a service's: with `&Host`): what [`Methods::on`] takes. Not to be named outside of
 /// this crate, so that other kinds of methods can come later.
@@ -62,6 +63,7 @@ where
 pub struct Methods<C, H = Session> {
     by_name: BTreeMap<&'static str, Method<C, H>>,
     order: Vec<&'static str>,
+    otherwise: Option<Otherwise<C, H>>,
 }
 
 /// As `request_api` answers it.
@@ -94,7 +96,7 @@ impl<C: Send + 'static, H: Sync + 'static> Methods<C, H> {
     /// ```
     #[must_use]
     pub fn new() -> Self {
-        Self { by_name: BTreeMap::new(), order: Vec::new() }
+        Self { by_name: BTreeMap::new(), order: Vec::new(), otherwise: None }
     }
 
     /// Adds a method. Its parameters and its result are JSON by their serde types. A method that takes `()` accepts and ignores any
@@ -126,8 +128,7 @@ impl<C: Send + 'static, H: Sync + 'static> Methods<C, H> {
         let call: Call<C, H> = Box::new(move |conductor, handle, body| {
             Box::pin(async move {
                 let params = parse::<P>(body, code::INVALID_PARAMS, "the parameters do not fit")?;
-                let result = method.call(conductor, handle, params).await?;
-                serde_json::to_vec(&result).map_err(|e| Error::of(code::INTERNAL, format!("the result cannot be JSON: {e}")))
+                to_result(&method.call(conductor, handle, params).await?)
             })
         });
         let mut manifest = MethodManifest::default();
@@ -137,6 +138,41 @@ impl<C: Send + 'static, H: Sync + 'static> Methods<C, H> {
         if self.by_name.insert(name, Method { call, manifest }).is_none() {
             self.order.push(name);
         }
+        self
+    }
+
+    /// Answers all methods that were not added by name: for a conductor that does not know them when it is built, because a script or another
+    /// program answers them. Each is asked for as a [`Request`]; the result may be any JSON, also a
+    /// [`RawValue`](crate::serde_json::value::RawValue) that goes through as it is. `plugin inspect` and `GET /v1/types` say that
+    /// there is such a handler, and `request_api` comes to it as well. Prefer [`on`](Self::on): it checks parameters and describes itself.
+    ///
+    /// ```
+    /// # use conductor_sdk::{prelude::*, serde_json::Value, testing::Rig};
+    /// # use std::collections::BTreeMap;
+    /// struct Board(BTreeMap<String, Value>);
+    /// impl Conductor for Board {
+    ///     type Config = ();
+    ///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Board([("lamp".into(), true.into())].into())) }
+    ///     fn methods() -> Methods<Self> { Methods::new().otherwise(Self::get) }
+    /// }
+    /// impl Board {
+    ///     async fn get(&mut self, _: &Session, request: Request) -> Result<Value> {
+    ///         self.0.get(request.method()).cloned().ok_or_else(|| request.unknown())
+    ///     }
+    /// }
+    /// let mut rig = Rig::start::<Board>(()).unwrap();
+    /// assert_eq!(rig.request("lamp", ()).unwrap(), true);
+    /// assert!(rig.request("door", ()).unwrap_err().message().contains("no method"));
+    /// ```
+    #[must_use]
+    pub fn otherwise<R, M>(mut self, handler: M) -> Self
+    where
+        R: Serialize + Send + 'static,
+        M: for<'a> Handler<'a, C, H, Request, R> + Copy + 'static,
+    {
+        self.otherwise = Some(Box::new(move |conductor, handle, request| {
+            Box::pin(async move { to_result(&handler.call(conductor, handle, request).await?) })
+        }));
         self
     }
 
@@ -154,12 +190,19 @@ impl<C: Send + 'static, H: Sync + 'static> Methods<C, H> {
     pub(crate) async fn call<'a>(&'a self, conductor: &'a mut C, handle: &'a H, name: &'a str, body: &'a [u8]) -> Result<Vec<u8>> {
         match self.by_name.get(name) {
             Some(method) => (method.call)(conductor, handle, body).await,
-            None if name == REQUEST_API => Ok(serde_json::to_vec(&self.descriptions())?),
-            None => {
-                let known = self.order.join(", ");
-                Err(Error::of(code::UNKNOWN_METHOD, format!("there is no method {name:?}; known are: {known}")))
-            }
+            None => match &self.otherwise {
+                Some(handler) => handler(conductor, handle, Request::new(name, body)?).await,
+                None if name == REQUEST_API => Ok(serde_json::to_vec(&self.descriptions())?),
+                None => {
+                    let known = self.order.join(", ");
+                    Err(Error::of(code::UNKNOWN_METHOD, format!("there is no method {name:?}; known are: {known}")))
+                }
+            },
         }
+    }
+
+    pub(crate) fn has_others(&self) -> bool {
+        self.otherwise.is_some()
     }
 
     fn descriptions(&self) -> Vec<Description<'_>> {
@@ -169,6 +212,82 @@ impl<C: Send + 'static, H: Sync + 'static> Methods<C, H> {
 
     pub(crate) fn manifest(&self) -> Vec<MethodManifest> {
         self.order.iter().filter_map(|name| self.by_name.get(name)).map(|method| method.manifest.clone()).collect()
+    }
+}
+
+fn to_result(result: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(result).map_err(|e| Error::of(code::INTERNAL, format!("the result cannot be JSON: {e}")))
+}
+
+/// A request for a method that has no handler of its own; see [`Methods::otherwise`].
+///
+/// ```
+/// # use conductor_sdk::prelude::*;
+/// # struct Relay;
+/// # impl Relay {
+/// async fn any(&mut self, _: &Session, request: Request) -> Result<String> {
+///     match request.method() {
+///         "twice" => Ok(request.parse::<String>()?.repeat(2)),
+///         _ => Err(request.unknown()),
+///     }
+/// }
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Request {
+    method: String,
+    params: Box<RawValue>,
+}
+
+impl Request {
+    fn new(method: &str, body: &[u8]) -> Result<Self> {
+        let text = if body.is_empty() { b"null" } else { body };
+        let params =
+            serde_json::from_slice(text).map_err(|e| Error::of(code::INVALID_PARAMS, format!("the parameters are not JSON: {e}")))?;
+        Ok(Self { method: method.to_owned(), params })
+    }
+
+    /// The method's name, as it was asked for: any text.
+    ///
+    /// ```
+    /// # fn f(request: &conductor_sdk::Request) -> bool { request.method() == "state" }
+    /// ```
+    #[must_use]
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
+    /// Its parameters as JSON text, untouched; `null` where there are none.
+    ///
+    /// ```
+    /// # fn f(request: &conductor_sdk::Request) -> usize { request.params().get().len() }
+    /// ```
+    #[must_use]
+    pub fn params(&self) -> &RawValue {
+        &self.params
+    }
+
+    /// Its parameters read as `T`; `()` takes any.
+    ///
+    /// # Errors
+    /// Where they do not fit: the caller is told so, and what is wrong.
+    ///
+    /// ```
+    /// # fn f(request: &conductor_sdk::Request) -> conductor_sdk::Result<u32> { request.parse() }
+    /// ```
+    pub fn parse<T: DeserializeOwned + 'static>(&self) -> Result<T> {
+        parse(self.params.get().as_bytes(), code::INVALID_PARAMS, "the parameters do not fit")
+    }
+
+    /// What to answer where there is no such method after all.
+    ///
+    /// ```
+    /// # fn f(request: &conductor_sdk::Request) -> conductor_sdk::Error { request.unknown() }
+    /// ```
+    #[must_use]
+    pub fn unknown(&self) -> Error {
+        Error::of(code::UNKNOWN_METHOD, format!("there is no method {:?}", self.method))
     }
 }
 

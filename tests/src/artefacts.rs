@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Builds all that the tests start.
-pub const BUILD_COMMAND: &str = "cargo build -p conductor-host -p conductor-default -p conductor-active -p conductor-test-echo -p conductor-test-faulty -p conductor-test-range -p conductor-test-steward -p conductor-test-versions -p conductor-test-tokio-user -p conductor-test-raw -p conductor-heartbeat";
+pub const BUILD_COMMAND: &str = "cargo build -p conductor-host -p conductor-default -p conductor-active -p conductor-test-echo -p conductor-test-faulty -p conductor-test-range -p conductor-test-steward -p conductor-test-versions -p conductor-test-tokio-user -p conductor-test-raw -p conductor-heartbeat -p conductor-quiz -p conductor-remote";
 
 /// The folder of a build, told from the test's own place in it: `target/debug` of `target/debug/deps/flow-0123`.
 ///

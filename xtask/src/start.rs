@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Types of `host.example.toml` and the packages that make their plugins.
-const PLUGINS: [(&str, &str); 2] = [("default", "conductor-default"), ("active", "conductor-active")];
+const PLUGINS: [(&str, &str); 3] = [("default", "conductor-default"), ("active", "conductor-active"), ("quiz", "conductor-quiz")];
 const HOST: &str = "conductor-host";
 /// How often the ready file is looked for.
 const LOOK: Duration = Duration::from_millis(50);

@@ -209,6 +209,9 @@ pub struct ConductorManifest {
     pub hooks: Vec<String>,
     /// What it answers.
     pub methods: Vec<MethodManifest>,
+    /// Whether it may answer others, too: which, nobody can tell beforehand.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub other_methods: bool,
     /// JSON Schema of its config; absent means unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<Value>,
@@ -480,6 +483,10 @@ mod tests {
         assert_eq!(json(&meta), r#"{"session":"1","type":"t","config":{},"seed":"5e","time":9}"#);
         (meta.restoring, meta.state_version) = (true, 4);
         assert!(json(&meta).ends_with(r#""time":9,"restoring":true,"state_version":4}"#));
+        let mut manifest = ConductorManifest { name: "c".into(), ..ConductorManifest::default() };
+        assert_eq!(json(&manifest), r#"{"name":"c","hooks":[],"methods":[],"lazy":false}"#);
+        manifest.other_methods = true;
+        assert_eq!(json(&manifest), r#"{"name":"c","hooks":[],"methods":[],"other_methods":true,"lazy":false}"#);
         let names = [event::JOINING, event::LEFT, event::CONNECTED, event::DISCONNECTED, event::TIMER, event::LINK];
         assert_eq!(names, ["joining", "left", "connected", "disconnected", "timer", "link"]);
         let reasons = [close::REQUESTED, close::CONDUCTOR, close::EXPIRED, close::HOST_STOPPING, close::REPLACED];

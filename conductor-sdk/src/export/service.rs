@@ -53,6 +53,7 @@ impl<S: Service> Offer for Offered<S> {
         manifest.name = self.name.to_owned();
         manifest.hooks = hooks.into_iter().filter(|(_, written)| *written).map(|(hook, _)| hook.to_owned()).collect();
         manifest.methods = self.methods.manifest();
+        manifest.other_methods = self.methods.has_others();
         manifest.config = Some(schemars::schema_for!(S::Config).to_value());
         manifest
     }

@@ -60,7 +60,6 @@ pub struct SessionHost {
 impl SessionHost {
     /// For the conductor that `session` has in this `life`.
     #[must_use]
-    #[must_use]
     pub fn new(session: &Arc<Session>, life: u32) -> Self {
         let (id, kind, world) = (session.id(), session.kind().clone(), session.world());
         Self { session: Arc::downgrade(session), id, kind, clock: world.clock, life, runtime: world.pool.runtime().clone() }

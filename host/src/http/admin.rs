@@ -238,6 +238,7 @@ fn describe(kind: &Type) -> Value {
         "conductor": plugin.conductor,
         "hooks": plugin.manifest.hooks,
         "methods": plugin.manifest.methods,
+        "other_methods": plugin.manifest.other_methods,
         "config": plugin.manifest.config,
     });
     if let Some(reason) = quarantine {

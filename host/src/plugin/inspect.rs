@@ -32,24 +32,20 @@ struct Report<'a> {
     abi: &'a str,
     host_abi: &'static str,
     sdk: &'a str,
-    conductors: Vec<Conductor<'a>>,
-    services: Vec<Service<'a>>,
+    conductors: Vec<Offered<'a>>,
+    services: Vec<Offered<'a>>,
 }
 
+/// A conductor or a service.
 #[derive(Serialize)]
-struct Conductor<'a> {
+struct Offered<'a> {
     name: &'a str,
-    lazy: bool,
+    /// Of a conductor alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lazy: Option<bool>,
     hooks: &'a [String],
     methods: Vec<Method<'a>>,
-    config: Option<&'a Value>,
-}
-
-#[derive(Serialize)]
-struct Service<'a> {
-    name: &'a str,
-    hooks: &'a [String],
-    methods: Vec<Method<'a>>,
+    other_methods: bool,
     config: Option<&'a Value>,
 }
 
@@ -146,20 +142,22 @@ fn report(library: &Library) -> Report<'_> {
         abi: library.abi(),
         host_abi: ABI_VERSION,
         sdk: &manifest.sdk,
-        conductors: manifest.conductors.iter().map(conductor).collect(),
-        services: manifest.services.iter().map(service).collect(),
+        conductors: manifest.conductors.iter().map(|manifest| offered(manifest, Some(manifest.lazy))).collect(),
+        services: manifest.services.iter().map(|manifest| offered(manifest, None)).collect(),
     }
 }
 
-fn conductor(manifest: &ConductorManifest) -> Conductor<'_> {
-    let Service { name, hooks, methods, config } = service(manifest);
-    Conductor { name, lazy: manifest.lazy, hooks, methods, config }
-}
-
-fn service(manifest: &ConductorManifest) -> Service<'_> {
+fn offered(manifest: &ConductorManifest, lazy: Option<bool>) -> Offered<'_> {
     let methods = manifest.methods.iter();
     let methods = methods.map(|method| Method { name: &method.name, params: method.params.as_ref(), result: method.result.as_ref() });
-    Service { name: &manifest.name, hooks: &manifest.hooks, methods: methods.collect(), config: manifest.config.as_ref() }
+    Offered {
+        name: &manifest.name,
+        lazy,
+        hooks: &manifest.hooks,
+        methods: methods.collect(),
+        other_methods: manifest.other_methods,
+        config: manifest.config.as_ref(),
+    }
 }
 
 /// JSON in which what a terminal would act on is escaped; to a reader of JSON it is the same.
@@ -188,27 +186,32 @@ fn text(report: &Report<'_>) -> String {
     line("format", format!("{} library for {} ({})", report.format, report.system, report.arch.replace('_', "-")));
     line("contract", format!("{}, and this host has {}", plain(report.abi), report.host_abi));
     line("sdk", if report.sdk.is_empty() { "unknown".to_owned() } else { plain(report.sdk) });
-    for Conductor { name, lazy, hooks, methods, config } in &report.conductors {
-        let made = if *lazy { "at the session's first event (lazy)" } else { "with the session" };
-        offer(&mut text, &format!("conductor \"{}\"", plain(name)), made, hooks, methods, *config);
+    for conductor in &report.conductors {
+        let made = if conductor.lazy == Some(true) { "at the session's first event (lazy)" } else { "with the session" };
+        offer(&mut text, "conductor", made, conductor);
     }
-    for Service { name, hooks, methods, config } in &report.services {
-        offer(&mut text, &format!("service \"{}\"", plain(name)), "when the host starts", hooks, methods, *config);
+    for service in &report.services {
+        offer(&mut text, "service", "when the host starts", service);
     }
     text
 }
 
-fn offer(text: &mut String, title: &str, made: &str, hooks: &[String], methods: &[Method<'_>], config: Option<&Value>) {
-    *text += &format!("\n{title}\n");
+fn offer(text: &mut String, kind: &str, made: &str, offered: &Offered<'_>) {
+    let Offered { name, hooks, methods, other_methods, config, .. } = offered;
+    *text += &format!("\n{kind} \"{}\"\n", plain(name));
     let mut line = |name: &str, value: String| *text += &format!("  {name:<9} {value}\n");
     line("made", made.to_owned());
     line("hooks", if hooks.is_empty() { "none".to_owned() } else { plain(&hooks.join(", ")) });
     line("config", config.map_or_else(|| "unknown".to_owned(), |config| schema::parameters(config).unwrap_or("none".to_owned())));
-    if methods.is_empty() {
-        line("methods", "none".to_owned());
+    let mut methods: Vec<String> = methods.iter().map(signature).collect();
+    if *other_methods {
+        methods.push(if methods.is_empty() { "any" } else { "(any other)" }.to_owned());
     }
-    for (index, method) in methods.iter().enumerate() {
-        line(if index == 0 { "methods" } else { "" }, signature(method));
+    if methods.is_empty() {
+        methods.push("none".to_owned());
+    }
+    for (index, method) in methods.into_iter().enumerate() {
+        line(if index == 0 { "methods" } else { "" }, method);
     }
 }
 
@@ -248,7 +251,7 @@ mod tests {
     #[test]
     fn a_conductor_is_shown_in_plain_text() {
         let manifest = manifest(json!({
-            "name": "a\u{1b}[2J\nb", "hooks": ["mess\u{7}age", "close"], "lazy": true, "config": {"type": "null"},
+            "name": "a\u{1b}[2J\nb", "hooks": ["mess\u{7}age", "close"], "lazy": true, "config": {"type": "null"}, "other_methods": true,
             "methods": [
                 {"name": "x\ny", "params": {"type": "object", "properties": {"n\u{202e}": {"type": "string"}}}, "result": {"type": "null"}},
                 {"name": "old"}
@@ -265,8 +268,8 @@ mod tests {
             abi: "1.2.3",
             host_abi: "1.0.0",
             sdk: "s\u{9b}dk",
-            conductors: vec![conductor(&manifest)],
-            services: vec![service(&manifest)],
+            conductors: vec![offered(&manifest, Some(true))],
+            services: vec![offered(&manifest, None)],
         };
         let expected = "\
 /p/\\u{1b}.so: this host loads it
@@ -282,6 +285,7 @@ conductor \"a\\u{1b}[2J\\u{a}b\"
   config    none
   methods   x\\u{a}y {n\\u{202e}?: string} -> null
             old
+            (any other)
 
 service \"a\\u{1b}[2J\\u{a}b\"
   made      when the host starts
@@ -289,6 +293,7 @@ service \"a\\u{1b}[2J\\u{a}b\"
   config    none
   methods   x\\u{a}y {n\\u{202e}?: string} -> null
             old
+            (any other)
 ";
         assert_eq!(text(&report), expected);
     }

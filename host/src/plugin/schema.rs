@@ -80,6 +80,8 @@ impl<'a> Writer<'a> {
                 }
                 self.out.push(']');
             }
+            // A format is what values of another type have.
+            "null" => self.out += "null",
             _ => self.out += schema.get("format").and_then(Value::as_str).unwrap_or(kind),
         }
     }
@@ -134,6 +136,7 @@ mod tests {
         for (schema, expected) in [
             (json!({"$schema": "x", "title": "string", "type": "string"}), "string"),
             (json!({"type": "integer", "format": "uint8", "minimum": 0, "maximum": 255}), "uint8"),
+            (json!({"type": ["integer", "null"], "format": "uint8"}), "uint8 | null"),
             (json!({"type": ["string", "null"]}), "string | null"),
             (json!(true), "any"),
             (json!(false), "nothing"),

@@ -12,7 +12,7 @@ use conductor_abi::wire::{call, event};
 use conductor_sdk::CloseReason;
 use conductor_test_range::Ask;
 use conductor_tests::{
-    Credentials, Host, HostOptions, Mqtt, Version, Way,
+    Credentials, Host, HostOptions, Mqtt, Session, Version, Way,
     mqtt::{device, topic},
     until,
 };
