@@ -203,16 +203,12 @@ impl Host {
         threads.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok()).map(|name| name.trim().to_owned()).collect()
     }
 
-    /// How many bytes of memory it has in use (resident).
-    ///
-    /// # Panics
-    /// Where there is no /proc.
+    /// How many bytes of memory it has in use (resident). Panics where there is no /proc.
     #[must_use]
     pub fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process in /proc");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line of its memory");
-        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
-        kilobytes << 10
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kilobytes.expect("a line of its memory") << 10
     }
 
     /// Starts again in the same folder with the same settings. What ran before must have ended.

@@ -101,11 +101,14 @@ impl Bench {
         let (file, ready) = (self.scratch.join("settings.toml"), self.scratch.join("ready.json"));
         fs::write(&file, settings)?;
         let mut host = Command::new(self.release.join("conductor-host"));
+        // Beside the figures it would be in the way, where plugins misbehave on purpose.
+        let log = self.scratch.join("host.log");
+        host.stderr(fs::File::create(&log)?);
         let process = Running(host.arg("serve").arg("--config").arg(file).arg("--ready-file").arg(&ready).spawn()?);
         let started = Instant::now();
         while !ready.exists() {
             if started.elapsed() > Duration::from_secs(20) {
-                return Err("the host did not become ready within 20 s".into());
+                return Err(format!("the host did not become ready within 20 s; see {}", log.display()).into());
             }
             thread::sleep(Duration::from_millis(20));
         }

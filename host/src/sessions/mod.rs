@@ -1,5 +1,6 @@
 //! Sessions: their ids, their directory and their lives. Knows no HTTP and no token.
 
+mod asking;
 pub mod clock;
 pub mod directory;
 pub(crate) mod ears;

@@ -18,7 +18,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
-    time::Duration,
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -210,44 +209,6 @@ impl Session {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the conductor an event and waits for its answer, until `timeout` has passed, the time in the mailbox included.
-    ///
-    /// # Errors
-    /// Why there is no answer, or the conductor's own error.
-    pub(super) async fn ask(self: &Arc<Self>, what: What, timeout: Duration) -> Result<Vec<u8>, Trouble> {
-        let (answer, answered) = oneshot::channel();
-        let (name, deadline) = (what.name(), Instant::now() + timeout);
-        self.post(Event { what, deadline, time: self.world.clock.millis(), answer: Some(answer) })?;
-        let answer = match tokio::time::timeout_at(deadline, answered).await {
-            Ok(answer) => answer.unwrap_or(Err(Trouble::Closed)),
-            Err(_) => Err(Trouble::Deadline),
-        };
-        if matches!(answer, Err(Trouble::Deadline)) {
-            self.kind().lane.tally.deadlines.add();
-            tracing::warn!(session = %self.id, event = name, "the conductor did not answer within its deadline");
-        }
-        answer
-    }
-
-    /// Tells the conductor an event **before it returns**, and resolves when that is over, however long it waits in the mailbox.
-    ///
-    /// # Errors
-    /// As [`ask`](Self::ask).
-    pub(super) fn ask_in_turn(self: &Arc<Self>, what: What) -> impl Future<Output = Result<Vec<u8>, Trouble>> + Send + use<> {
-        let (answer, answered) = oneshot::channel();
-        let deadline = Instant::now() + self.kind().deadline;
-        let posted = self.post(Event { what, deadline, time: self.world.clock.millis(), answer: Some(answer) });
-        let session = self.clone();
-        async move {
-            posted?;
-            let answer = answered.await.unwrap_or(Err(Trouble::Closed));
-            if matches!(answer, Err(Trouble::Deadline)) {
-                session.kind().lane.tally.deadlines.add();
-            }
-            answer
-        }
-    }
-
     /// Puts an event into the mailbox. Any thread; never waits.
     ///
     /// # Errors
@@ -286,23 +247,6 @@ impl Session {
             self.world.pool.push(self.clone());
         }
         Ok(())
-    }
-
-    /// Tells the conductor how the link to an external broker is, if it wants to know.
-    pub(super) fn tell_link(self: &Arc<Self>) {
-        if self.has_conductor() {
-            self.inform(What::Link);
-        }
-    }
-
-    /// Tells the conductor an event that nobody waits for.
-    pub(super) fn post_alone(self: &Arc<Self>, what: What) {
-        let (name, deadline) = (what.name(), Instant::now() + self.kind().deadline);
-        match self.post(Event { what, deadline, time: self.world.clock.millis(), answer: None }) {
-            // Without a conductor by now, there is nobody to tell.
-            Ok(()) | Err(Trouble::Faulted(_) | Trouble::Unavailable(_) | Trouble::Closed) => {}
-            Err(error) => tracing::warn!(session = %self.id, event = name, %error, "the conductor was not told"),
-        }
     }
 
     /// The event that goes on, or the next one; nothing makes the session idle.

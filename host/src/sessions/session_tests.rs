@@ -1,5 +1,7 @@
 //! The mailbox: who finds room in it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::*;
