@@ -35,7 +35,7 @@ fn end_of(number: usize) -> u64 {
         return number;
     }
     let power = number / BOXES - 1;
-    ((number - power * BOXES + 1) << power) - 1
+    (number - power * BOXES) << power | ((1 << power) - 1)
 }
 
 impl Histogram {
