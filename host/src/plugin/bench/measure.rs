@@ -35,7 +35,7 @@ fn end_of(number: usize) -> u64 {
         return number;
     }
     let power = number / BOXES - 1;
-    ((number - power * BOXES + 1) << power) - 1
+    (number - power * BOXES) << power | ((1 << power) - 1)
 }
 
 impl Histogram {
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn boxes_follow_each_other_and_hold_what_is_put_in() {
         let mut last = 0;
-        for value in (0..5000).chain((12..64).flat_map(|power| [(1_u64 << power) - 1, 1 << power, (1 << power) + 1])).chain([u64::MAX]) {
+        for value in (0..5000).chain((13..64).flat_map(|power| [(1_u64 << power) - 1, 1 << power, (1 << power) + 1])).chain([u64::MAX]) {
             let number = box_of(value);
             assert!(number == last || number == last + 1 || value > 5000, "{value}");
             assert!(end_of(number) >= value, "{value} in {number} up to {}", end_of(number));
