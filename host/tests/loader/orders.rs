@@ -24,7 +24,7 @@ struct Case {
 
 fn cases() -> [Case; 4] {
     let plugins = Plugins::built();
-    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("tests/abi/1.0.0/libconductor_default.so");
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("tests/abi/1.0.0/libconductor_default.so");
     let ours = |file| Case { file, this_host: "\"State\"", next_host: "\"State\" more=None peek=None" };
     let next_minor = Case {
         file: plugins.fixture("next_minor"),
@@ -95,7 +95,7 @@ fn every_order(expected: impl Fn(&Case) -> &'static str, load: impl Fn(&[&str]) 
     assert_eq!(orders.len(), 64);
     for order in orders {
         let order: Vec<&Case> = order.into_iter().map(|index| &cases[index]).collect();
-        let files: Vec<_> = order.iter().map(|case| case.file.to_str().unwrap()).collect();
+        let files: Vec<_> = order.iter().map(|case| case.file.to_str().expect("a path in Unicode")).collect();
         let said = load(&files);
         assert_eq!(said.len(), order.len(), "{files:?}: {said:?}");
         for (said, case) in said.iter().zip(&order) {
