@@ -41,6 +41,8 @@ use crate::{
 const MINUTE: Duration = Duration::from_secs(60);
 
 type Failed = Box<dyn Error + Send + Sync>;
+/// Types, services, and what types that are not required lack.
+type Loaded = (Vec<Type>, Vec<Wanted>, Vec<String>);
 
 /// Runs the host until it is told to stop; the exit status: 0 after a drain, 1 where it could not start or was stopped at once.
 #[must_use]
@@ -235,7 +237,7 @@ fn reload_on_hangup(_runtime: &Runtime, _tls: Option<Arc<Tls>>) -> io::Result<()
 }
 
 /// Loads the plugins of all types and services. What a type that is not required lacks is told beside.
-fn load_plugins(runtime: &Runtime, settings: &Settings) -> Result<(Vec<Type>, Vec<Wanted>, Vec<String>), Failed> {
+fn load_plugins(runtime: &Runtime, settings: &Settings) -> Result<Loaded, Failed> {
     let libraries = LibraryHost::libraries(settings.state.dir.join("plugins"), log_level());
     let (mut types, mut missing, mut fatal) = (Vec::new(), Vec::new(), Vec::new());
     for (name, wanted) in &settings.types {

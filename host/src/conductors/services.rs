@@ -33,17 +33,12 @@ macro_rules! log_line {
     ($level:expr, $who:ident, $target:ident, $message:ident, $fields:ident) => {{
         let (source, fields): (&str, _) = ($target.as_ref(), String::from_utf8_lossy($fields));
         let $who: &str = $who.as_ref();
-        macro_rules! line {
-                                    ($at:ident) => {
-                                        tracing::$at!(target: "plugin", $who, source, %fields, "{}", $message)
-                                    };
-                                }
         match $level {
-            0 | 1 => line!(error),
-            2 => line!(warn),
-            3 => line!(info),
-            4 => line!(debug),
-            _ => line!(trace),
+            0 | 1 => tracing::error!(target: "plugin", $who, source, %fields, "{}", $message),
+            2 => tracing::warn!(target: "plugin", $who, source, %fields, "{}", $message),
+            3 => tracing::info!(target: "plugin", $who, source, %fields, "{}", $message),
+            4 => tracing::debug!(target: "plugin", $who, source, %fields, "{}", $message),
+            _ => tracing::trace!(target: "plugin", $who, source, %fields, "{}", $message),
         }
     }};
 }
