@@ -114,7 +114,6 @@ impl Service {
     }
 
     /// Where it comes from, or why from nowhere.
-    #[must_use]
     pub fn plugin(&self) -> &Result<Arc<Plugin>, Arc<str>> {
         &self.wanted.plugin
     }
