@@ -40,7 +40,8 @@ struct Vote {
 }
 
 impl Conductor for Vote {
-    /// The type's `config` in the settings: none. A struct like `Ask` here asks for one; `Secret` is the type of a password in it.
+    /// The type's `config` in the settings: none. A struct like `Ask` here asks for one;
+    /// `Secret` is the type of a password in it.
     type Config = ();
     /// `create` starts nothing, so it may wait for the session's first event.
     const LAZY: bool = true;
