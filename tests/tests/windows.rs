@@ -140,15 +140,16 @@ fn inspect_shows_a_dll_and_what_is_no_plugin_is_refused_in_words() {
         (place("start.dll", &whole[..100]), "this is a program for MS-DOS, or a Windows library that is cut short, not a shared library"),
         (place("linux.dll", &fs::read(elf).unwrap()), "this is a Linux library (x86-64), but this host needs a Windows DLL (x86-64)"),
         (artefacts::folder().join("bcryptprimitives.dll"), "this is a shared library, but not a plugin: it exports no usable symbol"),
-        (artefacts::folder().join("conductor-host.exe"), "this is a Windows program (x86-64), not a shared library"),
         (folder.path().join("nothing.dll"), "there is no such file"),
     ] {
-        let expected = format!("plugin {}: {words}", file.display());
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let expected = format!("{name}: {words}");
         let shown = inspect(&file);
         assert_eq!(shown.code, Some(1), "{shown:?}");
-        assert!(shown.stderr.starts_with(&expected) && shown.stderr.lines().count() <= 5, "{expected}\n{shown:?}");
+        let begins = shown.stderr.starts_with(r"plugin Z:\") && shown.stderr.lines().next().unwrap().contains(&expected);
+        assert!(begins && shown.stderr.lines().count() <= 5, "{expected}\n{shown:?}");
         let served = run_refused(folder.path(), &HostOptions::default().set("types.bad.plugin", json!(file)));
         assert_eq!(served.code, Some(1), "{served:?}");
-        assert!(served.stderr.contains(&expected.replace('"', "\\\"")), "{expected}\n{served:?}");
+        assert!(served.stderr.contains(&expected), "{expected}\n{served:?}");
     }
 }

@@ -52,7 +52,6 @@ const FOR_WINDOWS: &[Tool] = &[
     Tool { program: "/usr/share/doc/cargo-web/copyright", debian: "cargo-web", brew: "" },
     Tool { program: "/usr/share/doc/rust-web-src/copyright", debian: "rust-web-src", brew: "" },
     Tool { program: "x86_64-w64-mingw32-gcc", debian: "gcc-mingw-w64-x86-64", brew: "" },
-    Tool { program: "nasm", debian: "nasm", brew: "" },
     Tool { program: "/usr/lib/wine/wine64", debian: "wine64", brew: "" },
 ];
 

@@ -19,7 +19,8 @@ const COMPILER: &str = "x86_64-w64-mingw32-gcc";
 const WINE: &str = "/usr/lib/wine/wine64";
 const WINE_SERVER: &str = "/usr/lib/wine/wineserver64";
 /// The program and the plugins that the test starts and loads.
-const PACKAGES: [&str; 4] = ["conductor-host", "conductor-default", "conductor-active", "conductor-test-faulty"];
+const PACKAGES: [&str; 6] =
+    ["conductor-host", "conductor-default", "conductor-active", "conductor-test-faulty", "conductor-test-echo", "conductor-test-range"];
 
 /// Builds, then tests; says how long each took.
 pub(crate) fn test() -> Outcome {
