@@ -318,10 +318,11 @@ pub trait Conductor: Send + Sized + 'static {
         Absent::new()
     }
 
-    /// The last event: the session ends, or the host stops. It has 10 s; the tasks of the session end after it.
+    /// The last event: the session ends, the host stops, or the session moves to a newer build of the plugin. It has 10 s; the tasks of
+    /// this conductor end after it, and then it is dropped. What must go on is saved here at the latest.
     ///
     /// # Errors
-    /// Logged; the session ends all the same.
+    /// Logged; the session ends, or moves, all the same.
     ///
     /// ```
     /// # use conductor_sdk::prelude::*;
@@ -330,10 +331,10 @@ pub trait Conductor: Send + Sized + 'static {
     ///     type Config = ();
     ///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Game) }
     ///     async fn close(&mut self, session: &Session, reason: CloseReason) -> Result<()> {
-    ///         if reason != CloseReason::HostStopping {
-    ///             session.publish("game", "over").qos(1).await?;
+    ///         match reason {
+    ///             CloseReason::HostStopping | CloseReason::Moved => session.save(&"half time").await,
+    ///             _ => session.publish("game", "over").qos(1).await,
     ///         }
-    ///         Ok(())
     ///     }
     /// }
     /// ```

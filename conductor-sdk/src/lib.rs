@@ -17,9 +17,10 @@
 //!    - a timer fires ([`Conductor::timer`]);
 //!    - the way to the broker is lost or comes back, where that is outside of the host ([`Conductor::link`]).
 //! 4. At any time, from anywhere, the [`Session`] handle publishes, looks at clients, sleeps, spawns tasks, sets timers, saves, closes.
-//! 5. [`Conductor::close`] runs when the session is closed or the host stops; then its tasks end and it is dropped.
-//! 6. After a restart of the host the session is still there: [`Conductor::restore`] gets the state that was saved last; without any,
-//!    `create` runs again. Timers go on.
+//! 5. [`Conductor::close`] runs when the session is closed, the host stops, or the session moves to a newer build of the plugin; then its
+//!    tasks end and it is dropped.
+//! 6. After a restart of the host, and after a move, the session is still there: [`Conductor::restore`] gets the state that was saved last;
+//!    without any, `create` runs again. Timers go on.
 //!
 //! # A whole plugin
 //! `Cargo.toml` says `crate-type = ["cdylib"]` and depends on `conductor-host-sdk` (and on `serde` and `schemars` for the

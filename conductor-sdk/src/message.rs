@@ -234,7 +234,11 @@ impl Link {
 /// ```
 /// # use conductor_sdk::CloseReason;
 /// # fn f(reason: CloseReason) {
-/// if reason == CloseReason::HostStopping { /* the session comes back */ }
+/// match reason {
+///     // The session goes on with another conductor, made from what is saved now.
+///     CloseReason::HostStopping | CloseReason::Moved => { /* save */ }
+///     _ => { /* say good-bye */ }
+/// }
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,6 +252,10 @@ pub enum CloseReason {
     Expired,
     /// The host stops; the session stays stored and its conductor is made again at the next start.
     HostStopping,
+    /// The session moves to the newest build of the plugin. Save what is to go on: once `close` has returned, this conductor's tasks end and
+    /// it is dropped, and [`restore`](crate::Conductor::restore) of the new build makes another from what was saved last. Clients, grants,
+    /// timers and connections stay.
+    Moved,
     /// A reason that this version of the SDK does not know.
     Other,
 }
@@ -259,6 +267,7 @@ impl CloseReason {
             wire::close::CONDUCTOR => Self::Conductor,
             wire::close::EXPIRED => Self::Expired,
             wire::close::HOST_STOPPING => Self::HostStopping,
+            wire::close::MOVED => Self::Moved,
             _ => Self::Other,
         }
     }
@@ -270,6 +279,7 @@ impl CloseReason {
             Self::Conductor => wire::close::CONDUCTOR,
             Self::Expired => wire::close::EXPIRED,
             Self::HostStopping => wire::close::HOST_STOPPING,
+            Self::Moved => wire::close::MOVED,
             Self::Other => "other",
         }
     }

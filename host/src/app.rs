@@ -9,25 +9,21 @@ use std::{
     time::Duration,
 };
 
-use conductor_abi::abi_stable::std_types::RErr;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 use tracing::level_filters::LevelFilter;
 
 use crate::{
     admission,
     broker::{Broker, EmbeddedBroker, Endpoints, ExternalBroker, LinkSettings, LinkToken, NoBroker},
-    conductors::{
-        catalog::{Catalog, Plugin, Type},
-        library::Libraries,
-        pool::Pool,
-        services::LibraryHost,
-    },
-    config::{self, BrokerKind, Settings, TokenMode},
+    conductors::{catalog::Catalog, pool::Pool, services::LibraryHost},
+    config::{BrokerKind, Settings, Source, TokenMode},
     http::{Ports, admin, iot, serve},
+    reload::{self, Reloader},
     sessions::{
         Manager,
         clock::Clock,
+        upgrade::Which,
         world::{Counts, World},
     },
     store::{self, lock::StateLock},
@@ -42,8 +38,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 type Failed = Box<dyn Error + Send + Sync>;
 
 /// Runs the host until it is told to stop; the exit status: 0 after a drain, 1 where it could not start or was stopped at once.
+/// `source` is where the settings come from, to read them again; `dev` is development mode.
 #[must_use]
-pub fn run(settings: &Settings, ready_file: Option<&Path>) -> u8 {
+pub fn run(settings: &Settings, source: Source, ready_file: Option<&Path>, dev: bool) -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -51,7 +48,7 @@ pub fn run(settings: &Settings, ready_file: Option<&Path>) -> u8 {
             return 1;
         }
     };
-    let status = match live(&runtime, settings, ready_file) {
+    let status = match live(&runtime, settings, source, ready_file, dev) {
         Ok(status) => status,
         Err(error) => {
             tracing::error!("the host does not start: {error}");
@@ -62,16 +59,18 @@ pub fn run(settings: &Settings, ready_file: Option<&Path>) -> u8 {
     status
 }
 
-fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Result<u8, Failed> {
+fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Option<&Path>, dev: bool) -> Result<u8, Failed> {
     let clock = Clock::system();
     let _lock = StateLock::acquire(&settings.state.dir)?;
     let tls = load_tls(settings, clock)?;
-    reload_on_hangup(runtime, tls.clone())?;
+    let hangups = Hangups::new(runtime)?;
     if let Some(file) = ready_file {
         // Left by a host that was killed: nobody must take its addresses for ours.
         remove_ready_file(file)?;
     }
-    let (types, missing_plugins) = load_types(runtime, settings)?;
+    let libraries = LibraryHost::libraries(settings.state.dir.join("plugins"), log_level());
+    let watch = dev.then(|| reload::dev::Watch::begin(settings));
+    let types = reload::at_start(runtime.handle(), &libraries, settings, dev)?;
     let tokens = match settings.token.mode {
         TokenMode::Signed => {
             let key = SigningKey::load_or_create(&settings.token.key, true)?;
@@ -106,6 +105,7 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
             manager,
             counts: Counts::default(),
         });
+        let reloader = Reloader::new(source, settings.clone(), libraries, manager.clone(), dev);
         let ports = Arc::new(Ports {
             manager: manager.clone(),
             tokens: tokens.clone(),
@@ -113,7 +113,7 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
             mqtt_public_url: settings.mqtt.public_url.clone(),
             has_broker: settings.mqtt.broker != BrokerKind::None,
             iot_tls: settings.iot.tls,
-            missing_plugins,
+            reloader: reloader.clone(),
         });
         // All addresses are bound before the first connection is served.
         let admin = serve::bind(&settings.admin.listen).await?;
@@ -135,6 +135,7 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
         manager.start();
         let (stop, stopping) = watch::channel(false);
         let (stop_admin, stopping_admin) = watch::channel(false);
+        tokio::spawn(hangups.serve(tls.clone(), reloader.clone()));
         let mqtt = embedded.as_ref().map(EmbeddedBroker::websocket_router);
         let (admin_router, iot_router) = (admin::router(ports.clone()), iot::router(ports.clone(), mqtt));
         let (admin_tls, iot_tls) = (tls.clone().filter(|_| settings.admin.tls), tls.filter(|_| settings.iot.tls));
@@ -146,6 +147,10 @@ fn live(runtime: &Runtime, settings: &Settings, ready_file: Option<&Path>) -> Re
             write_ready_file(file, &addresses).map_err(|e| format!("the ready file {} cannot be written: {e}", file.display()))?;
         }
         tracing::info!(sessions = restored, addresses = %addresses, "ready");
+        if let Some(watch) = watch {
+            reload::dev::welcome(settings, &addresses);
+            tokio::spawn(watch.run(reloader, settings.clone(), stop.subscribe()));
+        }
         signals.wait().await;
         tracing::info!("stopping; a second signal ends it at once");
         let drain = async {
@@ -191,69 +196,44 @@ fn load_tls(settings: &Settings, clock: Clock) -> Result<Option<Arc<Tls>>, Faile
     Ok(Some(Tls::load(cert, key, clock)?))
 }
 
-/// SIGHUP reads the certificate again. It is listened to in any case, since by default it would end the process.
+/// SIGHUP reads certificate and plugins again. It is listened to from the start in any case, since by default it would end the process.
+struct Hangups {
+    #[cfg(unix)]
+    signal: tokio::signal::unix::Signal,
+}
+
 #[cfg(unix)]
-fn reload_on_hangup(runtime: &Runtime, tls: Option<Arc<Tls>>) -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let _context = runtime.enter();
-    let mut hangups = signal(SignalKind::hangup())?;
-    runtime.spawn(async move {
-        while hangups.recv().await.is_some() {
-            let Some(tls) = tls.clone() else {
-                tracing::info!("SIGHUP: there is no certificate to read again");
-                continue;
-            };
-            match tokio::task::spawn_blocking(move || tls.reload()).await {
-                Ok(Ok(())) => tracing::info!("SIGHUP: new connections get the certificate that was read now"),
-                Ok(Err(error)) => tracing::error!("SIGHUP: the certificate stays as it was: {error}"),
-                Err(error) => tracing::error!(%error, "SIGHUP: the certificate could not be read again"),
+impl Hangups {
+    fn new(runtime: &Runtime) -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let _context = runtime.enter();
+        Ok(Self { signal: signal(SignalKind::hangup())? })
+    }
+
+    async fn serve(mut self, tls: Option<Arc<Tls>>, reloader: Arc<Reloader>) {
+        while self.signal.recv().await.is_some() {
+            if let Some(tls) = tls.clone() {
+                match tokio::task::spawn_blocking(move || tls.reload()).await {
+                    Ok(Ok(())) => tracing::info!("SIGHUP: new connections get the certificate that was read now"),
+                    Ok(Err(error)) => tracing::error!("SIGHUP: the certificate stays as it was: {error}"),
+                    Err(error) => tracing::error!(%error, "SIGHUP: the certificate could not be read again"),
+                }
+            }
+            match reloader.reload(Which::None, true).await {
+                Ok(report) => tracing::info!(millis = report.millis, "SIGHUP: the plugins were looked at"),
+                Err(error) => tracing::error!("SIGHUP: {error}"),
             }
         }
-    });
-    Ok(())
+    }
 }
 
 #[cfg(not(unix))]
-fn reload_on_hangup(_runtime: &Runtime, _tls: Option<Arc<Tls>>) -> io::Result<()> {
-    Ok(())
-}
+impl Hangups {
+    fn new(_: &Runtime) -> io::Result<Self> {
+        Ok(Self {})
+    }
 
-/// Loads the plugin of each type. What a type that is not required lacks is told beside.
-fn load_types(runtime: &Runtime, settings: &Settings) -> Result<(Vec<Type>, Vec<String>), Failed> {
-    let libraries = LibraryHost::libraries(settings.state.dir.join("plugins"), log_level());
-    let (mut types, mut missing, mut fatal) = (Vec::new(), Vec::new(), Vec::new());
-    for (name, wanted) in &settings.types {
-        let plugin = load_plugin(runtime, &libraries, name, wanted).map_err(|reason| {
-            let text = format!("type {name}: {reason}");
-            if wanted.required {
-                fatal.push(text);
-            } else {
-                tracing::error!("{text}");
-                missing.push(text);
-            }
-            reason.into()
-        });
-        types.push(Type { name: name.as_str().into(), plugin, deadline: wanted.deadline, lane: Arc::default() });
-    }
-    if !fatal.is_empty() {
-        return Err(fatal.join("; ").into());
-    }
-    if let Err(error) = libraries.remove_unused_copies() {
-        tracing::warn!(%error, "copies of earlier builds of plugins stay in the state folder");
-    }
-    Ok((types, missing))
-}
-
-fn load_plugin(runtime: &Runtime, libraries: &Libraries, name: &str, wanted: &config::Type) -> Result<Plugin, String> {
-    let library = libraries.load(&wanted.plugin, None).map_err(|refusal| refusal.to_string())?;
-    let manifest = library.choose_conductor(wanted.conductor.as_deref(), name).map_err(|refusal| refusal.to_string())?.clone();
-    let config = wanted.config.as_ref().map_or_else(|| "{}".to_owned(), |config| Value::Object(config.clone()).to_string());
-    if let RErr(failure) = runtime.block_on(library.check_config(&manifest.name, config.as_bytes())) {
-        return Err(format!("types.{name}.config: {}", failure.message));
-    }
-    tracing::info!(r#type = name, conductor = manifest.name, file = %library.file().display(), hash = %library.hash(), "plugin loaded");
-    let config = RawValue::from_string(config).map_err(|e| e.to_string())?;
-    Ok(Plugin { conductor: manifest.name.clone(), manifest, library, config })
+    async fn serve(self, _: Option<Arc<Tls>>, _: Arc<Reloader>) {}
 }
 
 /// The most detailed level that any part of the log takes, as plugins count.

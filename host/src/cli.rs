@@ -7,11 +7,12 @@ use std::{
 };
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use tempfile::TempDir;
 
 mod token;
 
 use crate::{
-    config::{Flag, Mistakes, Settings, Warning, reference},
+    config::{Flag, Mistakes, Settings, Source, Warning, reference},
     migrate,
     plugin::{self, PluginCommand},
     sessions::clock::Clock,
@@ -24,16 +25,24 @@ pub const WRONG_SETTINGS: u8 = 2;
 #[derive(Debug)]
 pub enum Next {
     /// Run the host.
-    Serve {
-        /// Checked.
-        settings: Box<Settings>,
-        /// To be logged.
-        warnings: Vec<Warning>,
-        /// Where to write the bound addresses.
-        ready_file: Option<PathBuf>,
-    },
+    Serve(Box<Serve>),
     /// All is done: end with this status.
     Exit(u8),
+}
+
+/// How the host is to be run.
+#[derive(Debug)]
+pub struct Serve {
+    /// Checked.
+    pub settings: Settings,
+    /// Where they come from.
+    pub source: Source,
+    /// To be logged.
+    pub warnings: Vec<Warning>,
+    /// Where to write the bound addresses.
+    pub ready_file: Option<PathBuf>,
+    /// Development mode, with the folder for what shall not be kept; it goes with the value.
+    pub dev: Option<TempDir>,
 }
 
 /// Session server for groups of devices: sessions conducted by plugins, over MQTT.
@@ -56,6 +65,13 @@ enum Command {
         /// Once every listener is bound, write the bound addresses to this file as JSON. It appears whole.
         #[arg(long, value_name = "FILE")]
         ready_file: Option<PathBuf>,
+        /// For plugin authors: watches the plugin of each type and reloads it on change, sessions included. Where settings say nothing else,
+        /// nothing is kept after the end.
+        #[arg(long)]
+        dev: bool,
+        /// The plugin of a type, as `types.NAME.plugin` sets it; PATH is relative to the working directory. May be repeated.
+        #[arg(long = "type", value_name = "NAME=PATH", value_parser = type_flag)]
+        types: Vec<Flag>,
         #[command(flatten)]
         overrides: Overrides,
     },
@@ -129,10 +145,11 @@ pub fn start(
         }
     };
     match cli.command {
-        Command::Serve { config, ready_file, overrides } => match Settings::load(config.as_deref(), env, &overrides.flags()) {
-            Ok((settings, warnings)) => Next::Serve { settings: Box::new(settings), warnings, ready_file },
-            Err(mistakes) => refuse(err, &mistakes),
-        },
+        Command::Serve { config, ready_file, dev, types, overrides } => {
+            let source = Source::new(config, env, types.into_iter().chain(overrides.flags()).collect());
+            serve(source, dev, ready_file)
+                .map_or_else(|wrong| print(err, wrong.as_bytes(), WRONG_SETTINGS), |serve| Next::Serve(Box::new(serve)))
+        }
         Command::Config(ConfigCommand::Check { file, overrides }) => match Settings::load(Some(&file), env, &overrides.flags()) {
             Ok((_, warnings)) => check_passed(out, &file, &warnings),
             Err(mistakes) => refuse(err, &mistakes),
@@ -153,6 +170,32 @@ pub fn start(
             print(out, said.out.as_bytes(), status)
         }
     }
+}
+
+/// The setting that `--type NAME=PATH` makes.
+fn type_flag(argument: &str) -> Result<Flag, String> {
+    let (name, path) = argument.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty()).ok_or("expected NAME=PATH")?;
+    // Settings are relative to their file; what is typed is relative to where it is typed.
+    let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+    let path = path.to_str().ok_or("the working directory's path is not Unicode text")?;
+    Ok(Flag::new(&format!("--type {name}"), &format!("types.{name}.plugin"), path))
+}
+
+/// All that a run needs; or what is wrong, a line each.
+fn serve(mut source: Source, dev: bool, ready_file: Option<PathBuf>) -> Result<Serve, String> {
+    let load = |source: &Source| source.load().map_err(|mistakes| format!("{mistakes}\n"));
+    let (mut settings, mut warnings) = load(&source)?;
+    let mut folder = None;
+    if dev {
+        let made = tempfile::Builder::new().prefix("conductor-host-dev-").tempdir();
+        let made = made.map_err(|error| format!("--dev: no temporary folder: {error}; TMPDIR can name another\n"))?;
+        let state = made.path().to_str().ok_or("--dev: the temporary folder's path is not Unicode text\n")?;
+        let unless_set = [("state.dir", state), ("store.url", "memory:")].into_iter().filter(|(key, _)| !settings.is_set(key));
+        source.flags.extend(unless_set.map(|(key, value)| Flag::new("--dev", key, value)));
+        (settings, warnings) = load(&source)?;
+        folder = Some(made);
+    }
+    Ok(Serve { settings, source, warnings, ready_file, dev: folder })
 }
 
 fn check_passed(out: &mut dyn Write, file: &Path, warnings: &[Warning]) -> Next {
@@ -182,6 +225,7 @@ fn write(to: &mut dyn Write, text: &[u8], status: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::StoreUrl;
 
     /// Runs the command line on a settings file with this text; what came out, and what is next.
     fn run(text: &str, env: &[(&str, &str)], args: &[&str]) -> (String, String, Next) {
@@ -226,11 +270,42 @@ mod tests {
     fn flags_reach_the_settings() {
         let args = ["serve", "--config", "FILE", "--ready-file", "r.json", "--set", "iot.listen=127.0.0.1:0", "--log-level", "debug"];
         let (_, err, next) = run(TYPE, &[("CONDUCTOR_HOST__LOG__LEVEL", "warn")], &args);
-        let Next::Serve { settings, warnings, ready_file } = next else { panic!("{err}") };
+        let Next::Serve(serve) = next else { panic!("{err}") };
+        let Serve { settings, warnings, ready_file, .. } = *serve;
         assert_eq!(settings.iot.listen, ["127.0.0.1:0".parse().unwrap()]);
         assert_eq!(settings.log.level, "debug");
         assert_eq!(ready_file.unwrap(), Path::new("r.json"));
         assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn development_keeps_nothing_unless_told_to() {
+        let serve = |text: &str, args: &[&str]| {
+            let (_, err, next) = run(text, &[], args);
+            let Next::Serve(serve) = next else { panic!("{err}") };
+            *serve
+        };
+        let dev = serve("", &["serve", "--dev", "--type", "a.b=plugins/x", "--type", "c=/y/z"]);
+        let folder = dev.dev.as_ref().unwrap().path().to_owned();
+        assert_eq!((&dev.settings.state.dir, &dev.settings.store.url), (&folder, &StoreUrl::Memory));
+        assert_eq!(dev.settings.types["a.b"].plugin, std::env::current_dir().unwrap().join("plugins/x"));
+        assert_eq!(dev.settings.types["c"].plugin, Path::new("/y/z"));
+        let (again, _) = dev.source.load().unwrap();
+        assert!(again.differs_in(&dev.settings).is_empty());
+        drop(dev);
+        assert!(!folder.exists());
+
+        let text = "[state]\ndir = \"kept\"\n[store]\nurl = \"json:kept.json\"\n[types.c]\nplugin = \"x\"\n";
+        let dev = serve(text, &["serve", "--dev", "--config", "FILE"]);
+        assert!(dev.settings.state.dir.ends_with("kept") && matches!(dev.settings.store.url, StoreUrl::Json(_)));
+        let plain = serve(text, &["serve", "--config", "FILE", "--type", "c=/y/z"]);
+        assert!(plain.dev.is_none());
+        assert_eq!(plain.settings.types["c"].plugin, Path::new("/y/z"), "a flag wins over the file");
+
+        for wrong in ["c", "=x", "c="] {
+            let (_, err, next) = run("", &[], &["serve", "--type", wrong]);
+            assert!(matches!(next, Next::Exit(2)) && err.contains("expected NAME=PATH"), "{err}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod http;
 pub mod logging;
 pub mod migrate;
 mod plugin;
+pub mod reload;
 pub mod sessions;
 pub mod store;
 pub mod tasks;

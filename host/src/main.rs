@@ -7,7 +7,7 @@ use std::{
 
 use conductor_host::{
     app,
-    cli::{self, Next},
+    cli::{self, Next, Serve},
     logging,
 };
 
@@ -16,13 +16,13 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (plugin ABI 1.0)");
 
 fn main() -> ExitCode {
     let next = cli::start(std::env::args_os(), std::env::vars_os(), VERSION, &mut io::stdout(), &mut io::stderr());
-    let (settings, warnings, ready_file) = match next {
-        Next::Serve { settings, warnings, ready_file } => (settings, warnings, ready_file),
+    let Serve { settings, source, warnings, ready_file, dev } = match next {
+        Next::Serve(serve) => *serve,
         Next::Exit(status) => return status.into(),
     };
     logging::start(&settings.log, io::stderr().is_terminal());
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    app::run(&settings, ready_file.as_deref()).into()
+    app::run(&settings, source, ready_file.as_deref(), dev.is_some()).into()
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Builds all that the tests start.
-pub const BUILD_COMMAND: &str = "cargo build -p conductor-host -p conductor-default -p conductor-active -p conductor-test-echo -p conductor-test-faulty -p conductor-test-range";
+pub const BUILD_COMMAND: &str = "cargo build -p conductor-host -p conductor-default -p conductor-active -p conductor-test-echo -p conductor-test-faulty -p conductor-test-range -p conductor-test-versions";
 
 /// The variable that names the folder of a build for Windows: then its host and its plugins are what the tests start and load.
 /// Beside them is a program `conductor-host` for this system that runs the .exe. `cargo xtask test --windows` sets it.

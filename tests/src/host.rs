@@ -438,7 +438,7 @@ fn spawn(folder: &Path, options: &HostOptions) -> Child {
 }
 
 /// The binary behind `wrapper`, with none of this process's own settings for it.
-fn command(wrapper: &[&str]) -> Command {
+pub(crate) fn command(wrapper: &[&str]) -> Command {
     let mut command = match wrapper {
         [] => Command::new(artefacts::binary()),
         [program, arguments @ ..] => {

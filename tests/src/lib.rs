@@ -12,6 +12,7 @@ pub mod browser;
 pub mod certs;
 pub mod clients;
 pub mod curl;
+pub mod dev;
 pub mod host;
 pub mod http;
 pub mod jwt_plugin;

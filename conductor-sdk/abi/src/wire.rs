@@ -31,7 +31,8 @@ pub mod event {
     /// The host's link to the MQTT broker came up or was lost; `subject` is one of [`link`](super::link). Told where the broker
     /// is outside of the host: after the conductor is made if the link is down then, and at each change; the same may be told twice.
     pub const LINK: &str = "link";
-    /// The session ends or the host stops; `subject` is the reason, one of [`close`](super::close).
+    /// The session ends, the host stops, or the session moves to other code; `subject` is the reason, one of [`close`](super::close).
+    /// Whatever the reason, it is the last event that this object is told.
     pub const CLOSE: &str = "close";
 }
 
@@ -70,6 +71,10 @@ pub mod close {
     pub const EXPIRED: &str = "expired";
     /// The host stops; the session stays stored.
     pub const HOST_STOPPING: &str = "host_stopping";
+    /// The session goes on with another object: made by the type's plugin as it is now, from what was saved last. What is to go on is saved
+    /// before the answer; then this object's tasks end, its calls are answered [`code::CLOSED`](super::code::CLOSED), and it is dropped.
+    /// Clients, grants, timers and connections stay.
+    pub const MOVED: &str = "moved";
 }
 
 /// Events of the library as a whole.
@@ -79,7 +84,8 @@ pub mod root {
 }
 
 /// What a conductor may ask of the host. One that the host does not know is answered [`code::UNSUPPORTED`], at the first poll.
-/// After a session's end, and once its conductor is faulted, all but [`call::NOW`] are answered [`code::CLOSED`].
+/// After a session's end, once its conductor is faulted, and by an object that its session has moved away from, all but [`call::NOW`] are
+/// answered [`code::CLOSED`].
 pub mod call {
     /// Send `body` on `/{id}/{subject}`, or with `client` on `/{id}/to/{client}/{subject}`; `meta` is a [`super::PublishMeta`].
     pub const PUBLISH: &str = "publish";
@@ -425,6 +431,8 @@ mod tests {
         assert!(json(&meta).ends_with(r#""time":9,"restoring":true,"state_version":4}"#));
         let names = [event::JOINING, event::LEFT, event::CONNECTED, event::DISCONNECTED, event::TIMER, event::LINK];
         assert_eq!(names, ["joining", "left", "connected", "disconnected", "timer", "link"]);
+        let reasons = [close::REQUESTED, close::CONDUCTOR, close::EXPIRED, close::HOST_STOPPING, close::MOVED];
+        assert_eq!(reasons, ["requested", "conductor", "expired", "host_stopping", "moved"]);
         let calls = [call::SAVE, call::TIMER, call::CANCEL_TIMER, call::GRANT, call::KICK, call::JOIN_RULES, call::LABELS];
         assert_eq!(calls, ["save", "timer", "cancel_timer", "grant", "kick", "join_rules", "labels"]);
     }

@@ -71,6 +71,12 @@ impl Catalog {
         Self { types: types.into_iter().map(|kind| (kind.name.clone(), Arc::new(kind))).collect() }
     }
 
+    /// Of these types, some of which may be those of another catalog.
+    #[must_use]
+    pub fn of(types: Vec<Arc<Type>>) -> Self {
+        Self { types: types.into_iter().map(|kind| (kind.name.clone(), kind)).collect() }
+    }
+
     /// The type of that name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<Type>> {
@@ -87,7 +93,7 @@ impl Catalog {
     pub fn missing(name: &Arc<str>) -> Type {
         Type {
             name: name.clone(),
-            plugin: Err(format!("the type {name:?} is not in the settings; add [types.{name}] and start again").into()),
+            plugin: Err(format!("the type {name:?} is not in the settings; add [types.{name}] and reload").into()),
             deadline: Duration::from_secs(5),
             lane: Arc::default(),
         }

@@ -31,7 +31,7 @@ pub trait Job: Send + Sync + 'static {
     fn run(self: Arc<Self>, slot: &Slot);
 
     /// Where it runs while it is slow.
-    fn lane(&self) -> &Arc<Lane>;
+    fn lane(&self) -> Arc<Lane>;
 
     /// Whether it, or its type, is slow.
     fn is_slow(&self) -> bool;
@@ -176,7 +176,7 @@ impl Pool {
     /// Queues a job that is not queued yet: in its lane where it is slow, else in the common queue.
     pub fn push(&self, job: Arc<dyn Job>) {
         if job.is_slow() {
-            let lane = job.lane().clone();
+            let lane = job.lane();
             match lane.push(job, &self.0.runtime) {
                 Ok(()) => return,
                 // No thread is to be had for the lane: better here than nowhere.

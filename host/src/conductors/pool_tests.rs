@@ -47,8 +47,8 @@ impl Job for Work {
         let _ = slot.plugin_code(|| (self.work)());
     }
 
-    fn lane(&self) -> &Arc<Lane> {
-        &self.lane
+    fn lane(&self) -> Arc<Lane> {
+        self.lane.clone()
     }
 
     fn is_slow(&self) -> bool {

@@ -31,18 +31,20 @@ use crate::{
 /// One session, as its conductor sees it. Holds it weakly: the session owns the conductor, which owns this.
 pub struct SessionHost {
     session: Weak<Session>,
+    /// Which of the session's conductors this is for.
+    life: u32,
     runtime: Handle,
 }
 
 impl SessionHost {
-    /// For the conductor of `session`.
+    /// For the conductor that `session` has in this `life`.
     #[must_use]
-    pub fn new(session: &Arc<Session>) -> Self {
-        Self { session: Arc::downgrade(session), runtime: session.world().pool.runtime().clone() }
+    pub(crate) fn new(session: &Arc<Session>, life: u32) -> Self {
+        Self { session: Arc::downgrade(session), life, runtime: session.world().pool.runtime().clone() }
     }
 
     fn session(&self) -> Result<Arc<Session>, Failure> {
-        let session = self.session.upgrade().filter(|session| !session.status().is_over());
+        let session = self.session.upgrade().filter(|session| session.lives(self.life));
         session.ok_or_else(|| Failure::new(code::CLOSED, "the session is closed"))
     }
 
@@ -143,7 +145,7 @@ impl HostObject for SessionHost {
 
     fn spawn(&self, _: &[u8], task: FfiFuture<Reply>) -> Result<u64, Failure> {
         let session = self.session()?;
-        let added = session.add_task(|number| Task::new(session.clone(), number, task));
+        let added = session.add_task(self.life, |number| Task::new(session.clone(), self.life, number, task));
         let (number, task) = added.map_err(|trouble| {
             let code = if matches!(trouble, Trouble::Overloaded) { code::OVERLOADED } else { code::CLOSED };
             Failure::new(code, trouble.to_string())

@@ -67,6 +67,34 @@ pub struct Settings {
     effective: Vec<reader::Effective>,
 }
 
+/// Where settings come from, to read them again later in the same way: the same file, the same environment, the same flags.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// The settings file.
+    pub file: Option<PathBuf>,
+    /// What concerns settings.
+    env: Vec<(OsString, OsString)>,
+    /// The command line's.
+    pub flags: Vec<Flag>,
+}
+
+impl Source {
+    /// Of these; of `env` only what concerns settings is kept.
+    #[must_use]
+    pub fn new(file: Option<PathBuf>, env: impl IntoIterator<Item = (OsString, OsString)>, flags: Vec<Flag>) -> Self {
+        let ours = |name: &OsString| name == "RUST_LOG" || name.to_string_lossy().starts_with(ENVIRONMENT_PREFIX);
+        Self { file, env: env.into_iter().filter(|(name, _)| ours(name)).collect(), flags }
+    }
+
+    /// Reads them, as they are now.
+    ///
+    /// # Errors
+    /// Those of [`Settings::load`].
+    pub fn load(&self) -> Result<(Settings, Vec<Warning>), Mistakes> {
+        Settings::load(self.file.as_deref(), self.env.iter().cloned(), &self.flags)
+    }
+}
+
 impl Settings {
     /// Reads `file` (none: defaults apply), the variables of `env` that begin with [`ENVIRONMENT_PREFIX`], and `flags`;
     /// later ones win.
@@ -97,6 +125,25 @@ impl Settings {
         flags: &[Flag],
     ) -> Result<(Self, Vec<Warning>), Mistakes> {
         reader::read(sources::collect(file, env, flags), base_dir)
+    }
+
+    /// Whether a source says what the key `section.name` is.
+    #[must_use]
+    pub fn is_set(&self, path: &str) -> bool {
+        self.effective.iter().any(|known| known.path == path && known.origin != Origin::Default)
+    }
+
+    /// The keys outside of `[types]` that have another value here than in `other`. (`sessions.deadline` is what types have where they say
+    /// nothing else, so a change of it is one of theirs.)
+    #[must_use]
+    pub fn differs_in(&self, other: &Self) -> Vec<String> {
+        let own = |key: &&reader::Effective| !key.path.starts_with("types.") && key.path != "sessions.deadline";
+        let value = |path: &str| other.effective.iter().find(|known| known.path == path).map(|known| &known.value);
+        let keys = self.effective.iter().filter(own).filter(|key| value(&key.path) != Some(&key.value)).map(|key| key.path.clone());
+        // Of a secret the list above knows only whether it is set.
+        let secret =
+            self.mqtt.link_password != other.mqtt.link_password && self.mqtt.link_password.is_some() == other.mqtt.link_password.is_some();
+        keys.chain(secret.then(|| "mqtt.link_password".to_owned())).collect()
     }
 
     /// The settings in force as TOML text, each with where it was set.

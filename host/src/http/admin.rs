@@ -15,9 +15,9 @@ use conductor_abi::wire::Grants;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
-use super::{PathId, Ports, body, error::Problem, legacy, livez, not_allowed, not_found, only_get, only_post, query};
+use super::{PathId, Ports, body, error::Problem, legacy, livez, not_allowed, not_found, only_get, only_post, plugins, query};
 use crate::{
-    conductors::catalog::Type,
+    conductors::{catalog::Type, library::Hash},
     sessions::{Caller, CloseReason, Port, Session, SessionId, manager::Refused, status::Status},
     store::StoredClient,
 };
@@ -38,7 +38,10 @@ pub fn router(ports: Arc<Ports>) -> Router {
         .route("/v1/sessions/{id}", get(look).delete(close).head(allowed("GET, DELETE")).fallback(allowed("GET, DELETE")))
         .route("/v1/sessions/{id}/requests", only_post(request))
         .route("/v1/sessions/{id}/clients/{client}", delete(kick).head(allowed("DELETE")).fallback(allowed("DELETE")))
+        .route("/v1/sessions/{id}/move", only_post(plugins::move_session))
         .route("/v1/types", only_get(types))
+        .route("/v1/plugins", only_get(plugins::list))
+        .route("/v1/plugins/reload", only_post(plugins::reload))
         .route("/livez", only_get(livez))
         .route("/readyz", only_get(readyz))
         .fallback(not_found)
@@ -56,6 +59,9 @@ struct SessionView {
     /// Why, for the last two.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// The SHA-256 of the plugin that it runs, while it has a conductor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plugin: Option<Hash>,
     /// RFC 3339; null where the file that brought the session did not say.
     created_at: Option<String>,
     clients: Vec<ClientView>,
@@ -109,6 +115,7 @@ impl From<&Session> for SessionView {
             r#type: record.type_name.to_string(),
             state,
             reason,
+            plugin: session.running().and_then(|kind| kind.hash()),
             created_at: Some(record.created_at).filter(|millis| *millis > 0).map(|millis| seconds(millis / 1000)),
             clients: clients.collect(),
             labels: record.extra.as_ref().map(|extra| extra.labels.clone()).unwrap_or_default(),
@@ -231,7 +238,9 @@ async fn readyz(State(ports): State<Arc<Ports>>) -> Response {
     };
     let store = ports.manager.world().store.trouble().map(|reason| reason.to_string());
     let broker = ports.manager.world().broker.trouble().map(|reason| reason.to_string());
-    let plugins = Some(ports.missing_plugins.join("; ")).filter(|missing| !missing.is_empty());
+    let missing = |kind: &Arc<Type>| kind.plugin.as_ref().err().map(|reason| format!("type {}: {reason}", kind.name));
+    let missing: Vec<String> = ports.manager.catalog().iter().filter_map(missing).collect();
+    let plugins = Some(missing.join("; ")).filter(|missing| !missing.is_empty());
     let degraded = store.is_some() || broker.is_some() || plugins.is_some();
     let (code, status) = match (ports.manager.is_stopping(), degraded) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),

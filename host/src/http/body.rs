@@ -39,6 +39,13 @@ pub async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
 /// # Errors
 /// As [`read`]; 400 where it is not JSON or does not fit, saying where and why.
 pub async fn json<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, Problem> {
-    let bytes = read(body, limit).await?;
-    serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(format!("the body is not the JSON that is expected here: {error}")))
+    parse(&read(body, limit).await?)
+}
+
+/// Reads JSON.
+///
+/// # Errors
+/// 400 where it is not JSON or does not fit, saying where and why.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| Problem::bad_request(format!("the body is not the JSON that is expected here: {error}")))
 }

@@ -10,7 +10,10 @@
 //! | `GET` `DELETE /v1/sessions/{id}` | look, close |
 //! | `POST /v1/sessions/{id}/requests` | ask the conductor |
 //! | `DELETE /v1/sessions/{id}/clients/{client}` | send a client away |
+//! | `POST /v1/sessions/{id}/move` | move the session to the present code of its type |
 //! | `GET /v1/types` | what can be created |
+//! | `GET /v1/plugins` | which plugins are loaded, and how many sessions run them |
+//! | `POST /v1/plugins/reload` | load changed plugins, and move sessions to them |
 //! | `GET /livez` `/readyz` | is it alive, is it well |
 //!
 //! IoT port (public):
@@ -27,6 +30,7 @@ pub mod body;
 pub mod error;
 pub mod iot;
 pub mod legacy;
+mod plugins;
 pub mod query;
 pub mod serve;
 
@@ -44,6 +48,7 @@ use serde_json::json;
 
 use self::error::Problem;
 use crate::{
+    reload::Reloader,
     sessions::{Manager, SessionId},
     tokens::{claims::UsernameRule, issue::Tokens},
 };
@@ -62,8 +67,8 @@ pub struct Ports {
     pub has_broker: bool,
     /// Whether the IoT port speaks HTTPS.
     pub iot_tls: bool,
-    /// Plugins that did not load: type and reason.
-    pub missing_plugins: Vec<String>,
+    /// Loads plugins again.
+    pub reloader: Arc<Reloader>,
 }
 
 impl fmt::Debug for Ports {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use conductor_abi::wire::{CallerMeta, EventMeta, close, event, link};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::Session;
+use super::{Session, moving::Order};
 use crate::{
     broker::Message,
     conductors::{
@@ -88,6 +88,8 @@ pub enum CloseReason {
     Conductor,
     /// The host stops.
     HostStopping,
+    /// The session moves to other code.
+    Moved,
 }
 
 impl CloseReason {
@@ -98,6 +100,7 @@ impl CloseReason {
             Self::Requested => close::REQUESTED,
             Self::Conductor => close::CONDUCTOR,
             Self::HostStopping => close::HOST_STOPPING,
+            Self::Moved => close::MOVED,
         }
     }
 }
@@ -130,6 +133,8 @@ pub(super) enum What {
     Timer { name: String, due: u64 },
     /// The link to an external broker came up or was lost; which is asked when it is told, so that the last word is true.
     Link,
+    /// The session goes over to the code that its type has now.
+    Move(Order),
     /// The end.
     Close(CloseReason),
 }
@@ -146,8 +151,13 @@ impl What {
             Self::Connection { up: false, .. } => event::DISCONNECTED,
             Self::Timer { .. } => event::TIMER,
             Self::Link => event::LINK,
+            Self::Move(_) => "move",
             Self::Close(_) => event::CLOSE,
         }
+    }
+
+    pub(super) fn moves(&self) -> bool {
+        matches!(self, Self::Move(_))
     }
 
     pub(super) fn closes(&self) -> bool {
@@ -188,7 +198,7 @@ impl What {
         (meta.time, meta.deadline, meta.caller) = (time, Some(millis(left)), self.caller());
         let kind_name = self.name();
         let (subject, client, body) = match self {
-            Self::Make(_) => return Ok(Vec::new()),
+            Self::Make(_) | Self::Move(_) => return Ok(Vec::new()),
             Self::Request { method, params, .. } => (method.as_str(), "", params.as_ref()),
             Self::Message(message) => {
                 (meta.qos, meta.retain, meta.will) = (message.qos, message.retain, message.will);

@@ -2,18 +2,25 @@
 
 use std::sync::Arc;
 
-use conductor_abi::{contract::HostObj, wire::CreateMeta};
+use conductor_abi::{
+    contract::HostObj,
+    wire::{CallerMeta, CreateMeta},
+};
 use tokio::time::Instant;
 
 use super::{Session, event::What, ids::random_hex, session::Conductor, status::Status};
 use crate::{
-    conductors::{Trouble, instance::Instance, services::SessionHost},
+    conductors::{Trouble, catalog::Type, instance::Instance, services::SessionHost},
     store::SavedState,
 };
 
 impl Session {
     /// Handles one event; runs on a thread for plugin code.
     pub(super) async fn handle(self: Arc<Self>, what: What, time: u64, deadline: Instant) -> Result<Vec<u8>, Trouble> {
+        if let What::Move(order) = what {
+            order.carry_out(&self, time).await;
+            return Ok(Vec::new());
+        }
         let conductor = self.lock().conductor.clone();
         let instance = match conductor {
             Conductor::Live(instance) => instance,
@@ -27,30 +34,10 @@ impl Session {
     }
 
     async fn make(self: &Arc<Self>, what: &What, time: u64) -> Result<Instance, Trouble> {
-        let plugin = self.kind().plugin.as_ref().map_err(|reason| Trouble::Unavailable(reason.clone()))?;
-        let seed = random_hex::<32>().map_err(|e| Trouble::Internal(e.to_string()))?;
-        let mut meta = CreateMeta::new(self.id().to_string(), self.kind().name.to_string(), plugin.config.clone(), seed, time);
-        meta.caller = what.caller();
+        let kind = self.newest_code();
         let saved = self.saved().await?;
-        if let Some(saved) = &saved {
-            (meta.restoring, meta.state_version) = (true, saved.version);
-        }
-        let body = saved.as_ref().map_or(&[][..], |saved| &saved.bytes);
-        let made = Instance::make(plugin, HostObj::new(SessionHost::new(self)), &meta, body).await;
-        match made {
-            Ok(instance) => {
-                let mut inner = self.lock();
-                if matches!(inner.conductor, Conductor::NotMade) {
-                    inner.conductor = Conductor::Live(instance.clone());
-                    drop(inner);
-                    if self.world().broker.link() == Some(false) {
-                        self.tell_link();
-                    }
-                    return Ok(instance);
-                }
-                drop(inner);
-                Err(self.why_over())
-            }
+        match self.build(&kind, saved.as_ref(), what.caller(), time).await {
+            Ok(instance) => self.install(instance),
             // A task that it spawned panicked meanwhile.
             Err(_) if self.status().is_over() => Err(self.why_over()),
             Err(Trouble::Unavailable(reason)) => {
@@ -60,6 +47,42 @@ impl Session {
             }
             Err(other) => Err(other),
         }
+    }
+
+    /// A conductor out of the code of `kind`, with what was saved; not the session's yet. What an earlier one still holds of the session is
+    /// answered that it is closed from here on.
+    pub(super) async fn build(
+        self: &Arc<Self>,
+        kind: &Type,
+        saved: Option<&SavedState>,
+        caller: Option<CallerMeta>,
+        time: u64,
+    ) -> Result<Instance, Trouble> {
+        let plugin = kind.plugin.as_ref().map_err(|reason| Trouble::Unavailable(reason.clone()))?;
+        let seed = random_hex::<32>().map_err(|e| Trouble::Internal(e.to_string()))?;
+        let mut meta = CreateMeta::new(self.id().to_string(), kind.name.to_string(), plugin.config.clone(), seed, time);
+        meta.caller = caller;
+        if let Some(saved) = saved {
+            (meta.restoring, meta.state_version) = (true, saved.version);
+        }
+        let body = saved.map_or(&[][..], |saved| &saved.bytes);
+        let host = HostObj::new(SessionHost::new(self, self.begin_life()));
+        Instance::make(plugin, host, &meta, body).await
+    }
+
+    /// Makes it the session's conductor, unless a task that it spawned has panicked meanwhile.
+    pub(super) fn install(self: &Arc<Self>, instance: Instance) -> Result<Instance, Trouble> {
+        let mut inner = self.lock();
+        if !matches!(inner.conductor, Conductor::NotMade) {
+            drop(inner);
+            return Err(self.why_over());
+        }
+        inner.conductor = Conductor::Live(instance.clone());
+        drop(inner);
+        if self.world().broker.link() == Some(false) {
+            self.tell_link();
+        }
+        Ok(instance)
     }
 
     /// What the conductor saved last, before a restart.

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use conductor_abi::wire::event;
 use futures_util::{StreamExt, stream};
@@ -37,7 +38,7 @@ use crate::{
 };
 
 /// What `close` and the drops behind it may take.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// Making the conductors of a restart, all at once: their time in the queue counts.
 const RESTORE_DEADLINE: Duration = Duration::from_secs(300);
 /// Of 10^digits ids, this part may be in use, so that a new one is found at once and guessing stays hard.
@@ -118,7 +119,7 @@ pub struct Joined {
 #[derive(Debug)]
 pub struct Manager {
     pub(super) world: Arc<World>,
-    catalog: Catalog,
+    pub(super) catalog: ArcSwap<Catalog>,
     pub(super) directory: Directory,
     /// Kept only where [`Manager::remember_joins`] was called.
     pub(super) joins: OnceLock<Joins>,
@@ -137,7 +138,7 @@ impl Manager {
     pub fn new(catalog: Catalog, stored: Vec<Arc<StoredSession>>, world: impl FnOnce(Weak<Self>) -> World) -> Arc<Self> {
         let manager = Arc::new_cyclic(|manager: &Weak<Self>| Self {
             world: Arc::new(world(manager.clone())),
-            catalog,
+            catalog: ArcSwap::from_pointee(catalog),
             directory: Directory::default(),
             joins: OnceLock::new(),
             stopping: AtomicBool::new(false),
@@ -150,9 +151,10 @@ impl Manager {
     }
 
     fn restore(&self, stored: Vec<Arc<StoredSession>>) {
+        let catalog = self.catalog();
         let mut missing = std::collections::BTreeMap::<Arc<str>, Arc<Type>>::new();
         for record in stored {
-            let kind = self.catalog.get(&record.type_name).cloned().unwrap_or_else(|| {
+            let kind = catalog.get(&record.type_name).cloned().unwrap_or_else(|| {
                 let name = &record.type_name;
                 missing.entry(name.clone()).or_insert_with(|| Arc::new(Catalog::missing(name))).clone()
             });
@@ -171,20 +173,25 @@ impl Manager {
         self.directory.all().iter().for_each(|session| self.set_timers(session));
         self.run_timers();
         self.run_expiry();
-        let eager = |session: &Arc<Session>| session.kind().plugin.as_ref().is_ok_and(|plugin| !plugin.manifest.lazy);
-        for session in self.directory.all().into_iter().filter(eager) {
-            let what = What::Make(Caller::host());
-            let deadline = tokio::time::Instant::now() + RESTORE_DEADLINE;
-            if let Err(error) = session.post(Event { what, deadline, time: self.world.clock.millis(), answer: None }) {
-                tracing::error!(session = %session.id(), %error, "the conductor was not made");
-            }
+        self.directory.all().iter().for_each(|session| self.make_soon(session));
+    }
+
+    /// Makes the conductor of a session that is there already, in the background, unless that has time until its first event.
+    pub(super) fn make_soon(&self, session: &Arc<Session>) {
+        if !session.kind().plugin.as_ref().is_ok_and(|plugin| !plugin.manifest.lazy) {
+            return;
+        }
+        let what = What::Make(Caller::host());
+        let deadline = tokio::time::Instant::now() + RESTORE_DEADLINE;
+        if let Err(error) = session.post(Event { what, deadline, time: self.world.clock.millis(), answer: None }) {
+            tracing::error!(session = %session.id(), %error, "the conductor was not made");
         }
     }
 
-    /// The types.
+    /// The types as they are now.
     #[must_use]
-    pub fn catalog(&self) -> &Catalog {
-        &self.catalog
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.catalog.load_full()
     }
 
     /// What all sessions share.
@@ -227,8 +234,9 @@ impl Manager {
     /// Nothing is left of the session then.
     pub async fn create(self: &Arc<Self>, type_name: &str, caller: Caller) -> Result<Arc<Session>, Refused> {
         self.check_running()?;
-        let Some(kind) = self.catalog.get(type_name).cloned() else {
-            let known = self.catalog.iter().map(|kind| kind.name.to_string()).collect();
+        let catalog = self.catalog();
+        let Some(kind) = catalog.get(type_name).cloned() else {
+            let known = catalog.iter().map(|kind| kind.name.to_string()).collect();
             return Err(Refused::UnknownType { name: type_name.to_owned(), known });
         };
         let manager = self.clone();

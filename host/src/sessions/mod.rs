@@ -8,6 +8,7 @@ mod joins;
 mod making;
 pub mod manager;
 mod members;
+pub mod moving;
 #[cfg(test)]
 pub(crate) mod place;
 mod record;
@@ -15,6 +16,7 @@ pub mod session;
 pub mod status;
 pub mod task;
 pub(crate) mod timers;
+pub mod upgrade;
 pub mod world;
 
 pub use event::{Caller, CloseReason, Port};

@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::{ArcSwap, Guard};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
@@ -56,7 +57,8 @@ type Handling = Pin<Box<dyn Future<Output = Result<Vec<u8>, Trouble>> + Send>>;
 /// A live session.
 pub struct Session {
     id: SessionId,
-    kind: Arc<Type>,
+    /// The code that it runs, or will; changed only while it has no conductor.
+    kind: ArcSwap<Type>,
     world: Arc<World>,
     slow: AtomicBool,
     inner: Mutex<Inner>,
@@ -65,8 +67,10 @@ pub struct Session {
 pub(super) struct Inner {
     pub(super) record: Arc<StoredSession>,
     pub(super) conductor: Conductor,
-    state: State,
+    pub(super) state: State,
     pub(super) phase: Phase,
+    /// Counts the conductors that it had: what an earlier one left behind is not of the present one.
+    pub(super) life: u32,
     /// Whether the session holds anything beyond its record; freed when all of it is empty.
     pub(super) hot: Option<Box<Hot>>,
 }
@@ -82,7 +86,7 @@ pub(super) enum Conductor {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Idle,
     Queued,
     Running,
@@ -118,8 +122,8 @@ impl Session {
             Ok(_) => Conductor::NotMade,
             Err(reason) => Conductor::Unavailable(reason.clone()),
         };
-        let inner = Inner { record, conductor, state: State::Idle, phase, hot: None };
-        Arc::new(Self { id: inner.record.id, kind, world, slow: AtomicBool::new(false), inner: Mutex::new(inner) })
+        let inner = Inner { record, conductor, state: State::Idle, phase, life: 0, hot: None };
+        Arc::new(Self { id: inner.record.id, kind: ArcSwap::new(kind), world, slow: AtomicBool::new(false), inner: Mutex::new(inner) })
     }
 
     /// Its number.
@@ -128,10 +132,16 @@ impl Session {
         self.id
     }
 
-    /// Its type.
+    /// Its type, as it was when its conductor was made. Not to be held for long.
     #[must_use]
-    pub fn kind(&self) -> &Arc<Type> {
-        &self.kind
+    pub fn kind(&self) -> Guard<Arc<Type>> {
+        self.kind.load()
+    }
+
+    /// Gives it other code to make its conductor from; new code has not been slow yet.
+    pub(super) fn set_kind(&self, kind: Arc<Type>) {
+        self.kind.store(kind);
+        self.slow.store(false, Ordering::Relaxed);
     }
 
     pub(crate) fn world(&self) -> &Arc<World> {
@@ -220,7 +230,7 @@ impl Session {
     /// As [`ask`](Self::ask).
     pub(super) fn ask_in_turn(self: &Arc<Self>, what: What) -> impl Future<Output = Result<Vec<u8>, Trouble>> + Send + use<> {
         let (answer, answered) = oneshot::channel();
-        let deadline = Instant::now() + self.kind.deadline;
+        let deadline = Instant::now() + self.kind().deadline;
         let posted = self.post(Event { what, deadline, time: self.world.clock.millis(), answer: Some(answer) });
         async move {
             posted?;
@@ -234,12 +244,12 @@ impl Session {
     /// Where the conductor cannot take it, or the mailbox is full.
     pub(super) fn post(self: &Arc<Self>, event: Event) -> Result<(), Trouble> {
         let (closes, reserved) = (event.what.closes(), event.what.has_room_reserved());
-        if !reserved && self.is_slow() && self.kind.lane.is_full() {
+        if !reserved && self.is_slow() && self.kind().lane.is_full() {
             return Err(Trouble::Overloaded);
         }
         let mut inner = self.lock();
         match &inner.conductor {
-            _ if closes => {}
+            _ if closes || event.what.moves() => {}
             Conductor::Faulted(reason) => return Err(Trouble::Faulted(reason.clone())),
             Conductor::Unavailable(reason) => return Err(Trouble::Unavailable(reason.clone())),
             Conductor::Gone => return Err(Trouble::Closed),
@@ -270,7 +280,7 @@ impl Session {
 
     /// Tells the conductor an event that nobody waits for.
     pub(super) fn post_alone(self: &Arc<Self>, what: What) {
-        let (name, deadline) = (what.name(), Instant::now() + self.kind.deadline);
+        let (name, deadline) = (what.name(), Instant::now() + self.kind().deadline);
         match self.post(Event { what, deadline, time: self.world.clock.millis(), answer: None }) {
             // Without a conductor by now, there is nobody to tell.
             Ok(()) | Err(Trouble::Faulted(_) | Trouble::Unavailable(_) | Trouble::Closed) => {}
@@ -297,9 +307,11 @@ impl Session {
         let Event { what, mut deadline, time, answer } = event;
         if matches!(what, What::Make(_)) {
             // After a restart very many may be made, and wait long for their turn; the making itself has what any event has.
-            deadline = deadline.min(Instant::now() + self.kind.deadline);
+            deadline = deadline.min(Instant::now() + self.kind().deadline);
         } else if what.is_news() {
-            deadline = Instant::now() + self.kind.deadline;
+            deadline = Instant::now() + self.kind().deadline;
+        } else if what.moves() {
+            deadline = Instant::now() + self.longest_move();
         }
         let handling: Handling = Box::pin(self.clone().handle(what, time, deadline));
         Some(Current { handling, deadline, timer: None, answer, name, closes })
@@ -323,7 +335,7 @@ impl Session {
         }
         let Poll::Ready(result) = result else { return None };
         match &result {
-            Err(Trouble::Faulted(reason)) => self.fault(reason, slot),
+            Err(Trouble::Faulted(reason)) => self.fault(None, reason, slot),
             // Nobody would end what a making that failed has left running.
             Err(_) if !self.status().is_live() => self.end_tasks(),
             _ => {}
@@ -341,13 +353,18 @@ impl Session {
         }
     }
 
-    /// The conductor panicked: no further event reaches it, and its tasks end. On a thread for plugin code.
-    pub(super) fn fault(&self, reason: &Arc<str>, slot: &Slot) {
-        if self.status().is_over() {
+    /// The conductor panicked: no further event reaches it, and its tasks end. On a thread for plugin code. What panicked in an
+    /// earlier `life` concerns the present conductor no more.
+    pub(super) fn fault(&self, life: Option<u32>, reason: &Arc<str>, slot: &Slot) {
+        let mut inner = self.lock();
+        if inner.conductor.is_over() || life.is_some_and(|life| life != inner.life) {
             return;
         }
-        tracing::error!(session = %self.id, r#type = %self.kind.name, %reason, "the conductor is faulted");
-        self.end(Conductor::Faulted(reason.clone()), slot);
+        let before = std::mem::replace(&mut inner.conductor, Conductor::Faulted(reason.clone()));
+        drop(inner);
+        tracing::error!(session = %self.id, r#type = %self.kind().name, %reason, "the conductor is faulted");
+        self.end_tasks();
+        slot.discard(before);
     }
 
     /// Takes the conductor and its tasks away. On a thread for plugin code.
@@ -357,20 +374,20 @@ impl Session {
         slot.discard(before);
     }
 
-    fn end_tasks(&self) {
+    pub(super) fn end_tasks(&self) {
         let tasks = self.lock().hot.as_mut().map(|hot| std::mem::take(&mut hot.tasks)).unwrap_or_default();
         for task in tasks.into_values() {
             task.cancel(&self.world.pool);
         }
     }
 
-    /// Adds a task of the conductor.
+    /// Adds a task of the conductor of this `life`.
     ///
     /// # Errors
     /// [`Trouble::Closed`] after the end, [`Trouble::Overloaded`] beyond [`MAX_TASKS`](super::task::MAX_TASKS).
-    pub(crate) fn add_task(self: &Arc<Self>, make: impl FnOnce(u64) -> Arc<Task>) -> Result<(u64, Arc<Task>), Trouble> {
+    pub(crate) fn add_task(self: &Arc<Self>, life: u32, make: impl FnOnce(u64) -> Arc<Task>) -> Result<(u64, Arc<Task>), Trouble> {
         let mut inner = self.lock();
-        if matches!(inner.conductor, Conductor::Gone | Conductor::Faulted(_)) {
+        if matches!(inner.conductor, Conductor::Gone | Conductor::Faulted(_)) || inner.life != life {
             return Err(Trouble::Closed);
         }
         let hot = inner.hot.get_or_insert_default();
@@ -384,9 +401,10 @@ impl Session {
         Ok((number, task))
     }
 
-    pub(super) fn remove_task(&self, number: u64) {
+    pub(super) fn remove_task(&self, life: u32, number: u64) {
         let mut inner = self.lock();
-        let removed = inner.hot.as_mut().and_then(|hot| hot.tasks.remove(&number));
+        let present = inner.life == life;
+        let removed = inner.hot.as_mut().filter(|_| present).and_then(|hot| hot.tasks.remove(&number));
         if inner.state == State::Idle {
             inner.cool();
         }
@@ -398,6 +416,12 @@ impl Session {
 impl Hot {
     fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.current.is_none() && self.tasks.is_empty() && self.unstored.is_none()
+    }
+}
+
+impl Conductor {
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self, Self::Faulted(_) | Self::Unavailable(_) | Self::Gone)
     }
 }
 
@@ -444,17 +468,17 @@ impl Job for Session {
         pool.push(self);
     }
 
-    fn lane(&self) -> &Arc<Lane> {
-        &self.kind.lane
+    fn lane(&self) -> Arc<Lane> {
+        self.kind().lane.clone()
     }
 
     fn is_slow(&self) -> bool {
-        self.slow.load(Ordering::Relaxed) || self.kind.lane.is_type_slow()
+        self.slow.load(Ordering::Relaxed) || self.kind().lane.is_type_slow()
     }
 
     fn mark_slow(&self) {
         if !self.slow.swap(true, Ordering::Relaxed) {
-            self.kind.found_slow(self.id);
+            self.kind().found_slow(self.id);
         }
     }
 }
@@ -480,6 +504,6 @@ impl Wake for Session {
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("id", &self.id).field("type", &self.kind.name).finish_non_exhaustive()
+        f.debug_struct("Session").field("id", &self.id).field("type", &self.kind().name).finish_non_exhaustive()
     }
 }

@@ -30,6 +30,8 @@ pub const MAX_TASKS: usize = 10_000;
 /// One task. The same states as a session's, without a mailbox.
 pub struct Task {
     session: Arc<Session>,
+    /// That of the conductor that spawned it.
+    life: u32,
     number: u64,
     slow: AtomicBool,
     inner: Mutex<Inner>,
@@ -53,9 +55,9 @@ enum State {
 
 impl Task {
     /// A task of `session`, to be pushed to the pool at once.
-    pub(crate) fn new(session: Arc<Session>, number: u64, future: FfiFuture<Reply>) -> Arc<Self> {
+    pub(crate) fn new(session: Arc<Session>, life: u32, number: u64, future: FfiFuture<Reply>) -> Arc<Self> {
         let inner = Mutex::new(Inner { future: Some(future), state: State::Queued, cancelled: false });
-        Arc::new(Self { session, number, slow: AtomicBool::new(false), inner })
+        Arc::new(Self { session, life, number, slow: AtomicBool::new(false), inner })
     }
 
     /// Ends it: its future is dropped on a thread for plugin code, soon.
@@ -75,11 +77,11 @@ impl Task {
     }
 
     fn finish(&self, reply: Option<Reply>, slot: &Slot) {
-        self.session.remove_task(self.number);
+        self.session.remove_task(self.life, self.number);
         let Some(RErr(failure)) = reply else { return };
         match failure.code {
             code::PANIC => match Trouble::from(&failure) {
-                Trouble::Faulted(reason) => self.session.fault(&reason, slot),
+                Trouble::Faulted(reason) => self.session.fault(Some(self.life), &reason, slot),
                 other => tracing::error!(session = %self.session.id(), error = %other, "a task panicked"),
             },
             code::CLOSED | code::CANCELLED => {}
@@ -122,8 +124,8 @@ impl Job for Task {
         self.finish(reply, slot);
     }
 
-    fn lane(&self) -> &Arc<Lane> {
-        &self.session.kind().lane
+    fn lane(&self) -> Arc<Lane> {
+        self.session.kind().lane.clone()
     }
 
     fn is_slow(&self) -> bool {

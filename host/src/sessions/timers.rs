@@ -67,6 +67,10 @@ impl Queue {
         }
     }
 
+    fn has(&self, session: SessionId, name: &str) -> bool {
+        self.keys.get(&session).is_some_and(|names| names.contains_key(name))
+    }
+
     fn forget(&mut self, session: SessionId) {
         for key in self.keys.remove(&session).unwrap_or_default().into_values() {
             self.due.remove(&key);
@@ -175,6 +179,19 @@ impl Manager {
         let now = self.world().clock.millis();
         for (name, timer) in record.extra.iter().flat_map(|extra| &extra.timers) {
             self.queue(session, name, *timer, first_due(*timer, now));
+        }
+    }
+
+    /// As [`set_timers`](Self::set_timers), for a session that goes on with other code: only those timers that are not in the queue any more,
+    /// since its conductor had no ear for them or was over.
+    pub(super) fn set_lost_timers(&self, session: &Arc<Session>) {
+        let record = session.record();
+        let now = self.world().clock.millis();
+        for (name, timer) in record.extra.iter().flat_map(|extra| &extra.timers) {
+            let known = self.timers.lock().has(session.id(), name);
+            if !known {
+                self.queue(session, name, *timer, first_due(*timer, now));
+            }
         }
     }
 

@@ -1,0 +1,171 @@
+//! The conductors of the tests of upgrades. Which version a file is, is a word in it that the tests write over in a copy of the built
+//! file: so one build makes as many versions as there are words.
+#![forbid(unsafe_code)]
+
+use std::{hint::black_box, time::Duration};
+
+use conductor_sdk::prelude::*;
+
+/// The word. `broken` makes no conductor out of saved state, `hopeless` none at all; `panicking` panics where `broken` fails; `slow` never ends
+/// making one.
+#[used]
+static VERSION: [u8; 28] = *b"plugin-version=one          ";
+
+fn version() -> &'static str {
+    let bytes: &'static [u8; 28] = black_box(&VERSION);
+    std::str::from_utf8(bytes).unwrap_or_default().trim_start_matches("plugin-version=").trim_end()
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Config {
+    /// Part of each answer.
+    #[serde(default)]
+    name: String,
+}
+
+/// Counts what it is asked to count.
+struct Counter {
+    count: u32,
+    ticks: u32,
+    name: String,
+}
+
+impl Conductor for Counter {
+    type Config = Config;
+
+    async fn create(_: &Session, config: Config) -> Result<Self> {
+        if version() == "hopeless" {
+            return Err(Error::new("this version makes no conductor"));
+        }
+        Ok(Self { count: 0, ticks: 0, name: config.name })
+    }
+
+    async fn restore(session: &Session, config: Config, saved: Saved) -> Result<Self> {
+        match version() {
+            "broken" | "hopeless" => {
+                // What an attempt that fails has saved is not for the version before.
+                session.save(&999).await?;
+                return Err(Error::new("this version restores nothing"));
+            }
+            "panicking" => panic!("this version panics"),
+            "slow" => session.sleep(Duration::from_secs(3600)).await?,
+            _ => {}
+        }
+        Ok(Self { count: saved.parse()?, ticks: 0, name: config.name })
+    }
+
+    fn methods() -> Methods<Self> {
+        Methods::new()
+            .on("version", Self::version)
+            .on("count", Self::count)
+            .on("save", Self::save)
+            .on("tick_in", Self::tick_in)
+            .on("ticks", Self::ticks)
+            .on("spawn", Self::spawn)
+            .on("stay", Self::stay)
+            .on("crash", Self::crash)
+    }
+
+    async fn message(&mut self, session: &Session, message: &Message) -> Result<()> {
+        session.publish("heard", format!("{} {}", version(), message.text()?)).await
+    }
+
+    async fn timer(&mut self, _: &Session, _: &Timer) -> Result<()> {
+        self.ticks += 1;
+        Ok(())
+    }
+
+    async fn close(&mut self, session: &Session, reason: CloseReason) -> Result<()> {
+        if reason == CloseReason::Moved && self.count > 0 {
+            session.save(&self.count).await?;
+            session.publish("moved", version()).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Counter {
+    async fn version(&mut self, _: &Session, (): ()) -> Result<String> {
+        Ok(format!("{}{}", self.name, version()))
+    }
+
+    async fn count(&mut self, _: &Session, (): ()) -> Result<u32> {
+        self.count += 1;
+        Ok(self.count)
+    }
+
+    async fn save(&mut self, session: &Session, (): ()) -> Result<()> {
+        session.save(&self.count).await
+    }
+
+    async fn tick_in(&mut self, session: &Session, millis: u64) -> Result<()> {
+        session.once("tick", Duration::from_millis(millis)).await
+    }
+
+    async fn ticks(&mut self, _: &Session, (): ()) -> Result<u32> {
+        Ok(self.ticks)
+    }
+
+    /// A task that publishes the version for ever.
+    async fn spawn(&mut self, session: &Session, (): ()) -> Result<()> {
+        let of_task = session.clone();
+        session.spawn(async move {
+            while of_task.publish("beat", version()).await.is_ok() {
+                of_task.sleep(Duration::from_millis(5)).await?;
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Takes this many milliseconds.
+    async fn stay(&mut self, session: &Session, millis: u64) -> Result<()> {
+        tracing::info!("staying");
+        session.sleep(Duration::from_millis(millis)).await
+    }
+
+    async fn crash(&mut self, _: &Session, (): ()) -> Result<()> {
+        panic!("as asked")
+    }
+}
+
+/// Has no ear for timers, and sets one.
+struct Deaf;
+
+impl Conductor for Deaf {
+    type Config = ();
+
+    async fn create(session: &Session, (): ()) -> Result<Self> {
+        session.once("tick", Duration::from_millis(1)).await?;
+        session.save(&7).await?;
+        Ok(Self)
+    }
+
+    async fn restore(_: &Session, (): (), _: Saved) -> Result<Self> {
+        Ok(Self)
+    }
+}
+
+/// Made at its first event.
+struct Lazy;
+
+impl Conductor for Lazy {
+    type Config = ();
+    const LAZY: bool = true;
+
+    async fn create(_: &Session, (): ()) -> Result<Self> {
+        Ok(Self)
+    }
+
+    fn methods() -> Methods<Self> {
+        Methods::new().on("version", Self::version)
+    }
+}
+
+impl Lazy {
+    async fn version(&mut self, _: &Session, (): ()) -> Result<&'static str> {
+        Ok(version())
+    }
+}
+
+export_conductors! { "counter" => Counter, "deaf" => Deaf, "lazy" => Lazy }
