@@ -10,6 +10,7 @@ use std::{
 use conductor_tests::{
     Credentials, Host, HostOptions, Mqtt, Session, Version, Way, artefacts,
     host::{Ended, run, run_refused},
+    http,
     mqtt::{device, topic},
 };
 use serde_json::{Value, json};
@@ -108,7 +109,13 @@ fn a_plugin_is_replaced_while_it_is_in_use() {
     }
     assert!(mine.exists() && !new.exists());
     let second = host.create("mine");
-    assert_eq!(asked(&host, &second, "stop"), "Stop", "the file is read at the start");
+    assert_eq!(asked(&host, &second, "stop"), "Stop", "the file is read when the host is told to");
+
+    let reloaded = http::post(host.admin, "/v1/plugins/reload", &json!({"move": "none"}).to_string());
+    assert_eq!(reloaded.status, 200, "{reloaded:?}");
+    let third = host.create("mine");
+    let answers = [&session, &second, &third].map(|session| asked(&host, session, "stop"));
+    assert_eq!(answers, ["Stop", "Stop", "Stopped"], "the live ones keep their code");
 
     host.stop();
     host.start_again();

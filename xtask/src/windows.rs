@@ -18,9 +18,18 @@ const TARGET: &str = "x86_64-pc-windows-gnu";
 const COMPILER: &str = "x86_64-w64-mingw32-gcc";
 const WINE: &str = "/usr/lib/wine/wine64";
 const WINE_SERVER: &str = "/usr/lib/wine/wineserver64";
-/// The program and the plugins that the test starts and loads.
-const PACKAGES: [&str; 6] =
-    ["conductor-host", "conductor-default", "conductor-active", "conductor-test-faulty", "conductor-test-echo", "conductor-test-range"];
+/// The program, and the plugins that the tests load.
+const PACKAGES: [&str; 7] = [
+    "conductor-host",
+    "conductor-default",
+    "conductor-active",
+    "conductor-test-echo",
+    "conductor-test-faulty",
+    "conductor-test-range",
+    "conductor-test-versions",
+];
+/// The test for this alone, and those for every system that need nothing of Unix on the host's side.
+const TESTS: [&str; 7] = ["windows", "flow", "hooks", "restart", "faults", "upgrade", "v1"];
 
 /// Builds, then tests; says how long each took.
 pub(crate) fn test() -> Outcome {
@@ -41,8 +50,9 @@ pub(crate) fn test() -> Outcome {
     launcher(&built.join("conductor-host"), &prefix.0, &format!("{} \"$@\"", quoted(&built.join("conductor-host.exe"))))?;
     timed("tests under Wine", &mut || {
         // Of the whole workspace, so that nothing is built that `cargo xtask test` has not built with the same features.
-        let arguments = ["test", "--workspace", "--features", "conductor-tests/windows", "--test", "windows"];
-        run(workspace::cargo().args(arguments).env("CONDUCTOR_TESTS_WINDOWS_BUILD", &built))
+        let arguments = ["test", "--workspace", "--no-fail-fast", "--features", "conductor-tests/windows"];
+        let tests = TESTS.iter().flat_map(|test| ["--test", test]);
+        run(workspace::cargo().args(arguments).args(tests).env("CONDUCTOR_TESTS_WINDOWS_BUILD", &built))
     })?;
     for file in ["conductor-host.exe", "conductor_default.dll"] {
         summary += &format!("{:>8} KiB  {file}\n", fs::metadata(built.join(file))?.len() / 1024);
