@@ -23,7 +23,6 @@ use crate::{
     sessions::{
         Manager,
         clock::Clock,
-        upgrade::Which,
         world::{Counts, World},
     },
     store::{self, lock::StateLock},
@@ -219,7 +218,7 @@ impl Hangups {
                     Err(error) => tracing::error!(%error, "SIGHUP: the certificate could not be read again"),
                 }
             }
-            match reloader.reload(Which::None, true).await {
+            match reloader.reload(crate::sessions::upgrade::Which::None, true).await {
                 Ok(report) => tracing::info!(millis = report.millis, "SIGHUP: the plugins were looked at"),
                 Err(error) => tracing::error!("SIGHUP: {error}"),
             }

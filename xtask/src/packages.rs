@@ -249,6 +249,10 @@ mod tests {
         let expected = "mosquitto-clients mosquitto nginx libnginx-mod-stream chromium libnss3-tools npm curl gcc gcc-mingw-w64-x86-64 \
                         python3 coreutils util-linux";
         assert_eq!(debian, expected);
+        let page = fs::read_to_string(crate::workspace::root().join("docs/windows.md")).unwrap();
+        for tool in FOR_WINDOWS {
+            assert!(page.contains(&format!("`{}`", tool.debian)), "docs/windows.md names {}", tool.debian);
+        }
         let usual = TOOLS.iter().position(|tool| tool.debian == "coreutils").unwrap();
         assert!(missing(&TOOLS[usual..], &env::var_os("PATH").unwrap()).is_empty());
     }
