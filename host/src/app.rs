@@ -24,7 +24,6 @@ use crate::{
     sessions::{
         Manager,
         clock::Clock,
-        upgrade::Which,
         world::{Counts, World},
     },
     store::{self, lock::StateLock},
@@ -235,7 +234,7 @@ impl Hangups {
                     Err(error) => tracing::error!(%error, "SIGHUP: the certificate could not be read again"),
                 }
             }
-            match reloader.reload(Which::None, true).await {
+            match reloader.reload(crate::sessions::upgrade::Which::None, true).await {
                 Ok(report) => tracing::info!(millis = report.millis, "SIGHUP: the plugins were looked at"),
                 Err(error) => tracing::error!("SIGHUP: {error}"),
             }
@@ -321,12 +320,20 @@ fn remove_ready_file(file: &Path) -> Result<(), Failed> {
     }
 }
 
-/// What asks a host to stop: SIGTERM and SIGINT, or Ctrl-C.
+/// What asks a host to stop: SIGTERM and SIGINT; on Windows Ctrl-C, Ctrl-Break, a console that closes and a system that shuts down.
 struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
+    #[cfg(windows)]
+    interrupt: tokio::signal::windows::CtrlC,
+    #[cfg(windows)]
+    stop: tokio::signal::windows::CtrlBreak,
+    #[cfg(windows)]
+    close: tokio::signal::windows::CtrlClose,
+    #[cfg(windows)]
+    shutdown: tokio::signal::windows::CtrlShutdown,
 }
 
 #[cfg(unix)]
@@ -344,16 +351,24 @@ impl Signals {
     }
 }
 
-#[cfg(not(unix))]
+#[cfg(windows)]
 impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self {})
+        use tokio::signal::windows;
+        Ok(Self {
+            interrupt: windows::ctrl_c()?,
+            stop: windows::ctrl_break()?,
+            close: windows::ctrl_close()?,
+            shutdown: windows::ctrl_shutdown()?,
+        })
     }
 
     async fn wait(&mut self) {
-        if let Err(error) = tokio::signal::ctrl_c().await {
-            tracing::error!(%error, "Ctrl-C cannot be waited for; end the process in another way");
-            std::future::pending::<()>().await;
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.stop.recv() => {}
+            _ = self.close.recv() => {}
+            _ = self.shutdown.recv() => {}
         }
     }
 }

@@ -29,11 +29,23 @@ where
         LogFormat::Json => false,
         LogFormat::Auto => terminal,
     };
-    match (human, terminal) {
+    match (human, terminal && takes_colours()) {
         (true, true) => Box::new(builder.finish()),
         (true, false) => Box::new(builder.with_ansi(false).finish()),
         (false, _) => Box::new(builder.json().flatten_event(true).with_current_span(false).finish()),
     }
+}
+
+/// Whether a terminal takes colours. Those of Unix do.
+#[cfg(unix)]
+const fn takes_colours() -> bool {
+    true
+}
+
+/// Whether a console takes colours. It does so only once it was told to, and old ones never do.
+#[cfg(windows)]
+fn takes_colours() -> bool {
+    anstyle_query::windows::enable_ansi_colors() == Some(true)
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! Where cargo put the binary and the plugins, and whether they are those of the sources as they are now.
 
 use std::{
-    env::consts::{DLL_EXTENSION, DLL_PREFIX, EXE_SUFFIX},
+    env::{
+        self,
+        consts::{DLL_EXTENSION, DLL_PREFIX, EXE_SUFFIX},
+    },
     fs,
     path::{Path, PathBuf},
     time::SystemTime,
@@ -10,12 +13,25 @@ use std::{
 /// Builds all that the tests start.
 pub const BUILD_COMMAND: &str = "cargo build -p conductor-host -p conductor-default -p conductor-active -p conductor-test-echo -p conductor-test-faulty -p conductor-test-range -p conductor-test-steward -p conductor-test-versions -p conductor-test-tokio-user -p conductor-test-raw -p conductor-heartbeat -p conductor-quiz -p conductor-remote";
 
+/// The variable that names the folder of a build for Windows: then its host and its plugins are what the tests start and load.
+/// Beside them is a program `conductor-host` for this system that runs the .exe. `cargo xtask test --windows` sets it.
+pub const WINDOWS_BUILD: &str = "CONDUCTOR_TESTS_WINDOWS_BUILD";
+
+/// Whether the host and the plugins are those of a build for Windows.
+#[must_use]
+pub fn are_for_windows() -> bool {
+    env::var_os(WINDOWS_BUILD).is_some()
+}
+
 /// The folder of a build, told from the test's own place in it: `target/debug` of `target/debug/deps/flow-0123`.
 ///
 /// # Panics
 /// When the test's own path cannot be told.
 #[must_use]
 pub fn folder() -> PathBuf {
+    if let Some(folder) = env::var_os(WINDOWS_BUILD) {
+        return folder.into();
+    }
     let own = std::env::current_exe().expect("a test knows its own path");
     own.parent().and_then(Path::parent).expect("a test lies in target/PROFILE/deps").to_owned()
 }
@@ -29,6 +45,10 @@ pub const OTHER_COMMAND: &str = "cargo xtask other-compilers";
 /// When it is missing or older than its sources.
 #[must_use]
 pub fn binary() -> PathBuf {
+    if are_for_windows() {
+        checked(folder().join("conductor-host.exe"), BUILD_COMMAND);
+        return folder().join("conductor-host");
+    }
     checked(folder().join(format!("conductor-host{EXE_SUFFIX}")), BUILD_COMMAND)
 }
 
@@ -38,7 +58,8 @@ pub fn binary() -> PathBuf {
 /// When it is missing or older than its sources.
 #[must_use]
 pub fn plugin(library: &str) -> PathBuf {
-    checked(folder().join(format!("{DLL_PREFIX}{library}.{DLL_EXTENSION}")), BUILD_COMMAND)
+    let file = if are_for_windows() { format!("{library}.dll") } else { format!("{DLL_PREFIX}{library}.{DLL_EXTENSION}") };
+    checked(folder().join(file), BUILD_COMMAND)
 }
 
 /// A plugin of another compiler: `oldest` or `newest`.

@@ -264,7 +264,8 @@ impl Host {
     /// # Panics
     /// When the signal cannot be sent.
     pub fn signal_to_end(&self) {
-        self.signal(rustix::process::Signal::TERM);
+        // Wine makes Ctrl-C of SIGINT; Windows has nothing like SIGTERM.
+        self.signal(if artefacts::are_for_windows() { rustix::process::Signal::INT } else { rustix::process::Signal::TERM });
     }
 
     /// Tells it to read its certificate again (SIGHUP), and does not wait.

@@ -9,6 +9,7 @@ mod packages;
 mod semver;
 mod start;
 mod test;
+mod windows;
 mod workspace;
 
 use std::{error::Error, io::Write, process::ExitCode};
@@ -21,6 +22,8 @@ The commands of this repository:
                                 ARGS go to the host: --set iot.listen=127.0.0.1:9000, --log-level debug, …
   cargo xtask test              all that must hold: format, lints, tests, documentation. Installs what
                                 the tests need (Debian, as root), or says what is missing.
+  cargo xtask test --windows    builds host and plugins for Windows and runs them under Wine. Needs packages
+                                of Debian on x86-64, which it installs as root.
   cargo xtask bench [NAME …]    measures size, memory, requests, blocking (all, without a name); takes a few
                                 minutes, needs Linux and wrk.
   cargo xtask other-compilers   builds a plugin with the oldest compiler that the SDK supports and with a newer one than
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         }
         (Some("start"), arguments) => start::run(arguments),
         (Some("test"), []) => test::run(),
+        (Some("test"), [option]) if option == "--windows" => windows::test(),
         (Some("bench"), names) => bench::run(names),
         (Some("other-compilers"), []) => compilers::run(),
         (Some("semver"), []) => semver::run(None),

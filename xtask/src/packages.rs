@@ -48,6 +48,16 @@ const TOOLS: &[Tool] = &[
     Tool { program: "unshare", debian: "util-linux", brew: "util-linux" },
 ];
 
+/// For `--windows` alone, and by what shows that Debian has them installed.
+const FOR_WINDOWS: &[Tool] = &[
+    // A Rust toolchain beside the usual one, with the sources of the standard library.
+    Tool { program: "/usr/share/doc/rustc-web/copyright", debian: "rustc-web", brew: "" },
+    Tool { program: "/usr/share/doc/cargo-web/copyright", debian: "cargo-web", brew: "" },
+    Tool { program: "/usr/share/doc/rust-web-src/copyright", debian: "rust-web-src", brew: "" },
+    Tool { program: "x86_64-w64-mingw32-gcc", debian: "gcc-mingw-w64-x86-64", brew: "" },
+    Tool { program: "/usr/lib/wine/wine64", debian: "wine64", brew: "" },
+];
+
 /// What to install for Python, and the expression that fails where it is missing or too old.
 const PYTHON: &[&str] = &["paho-mqtt>=2,<3", "pyjwt>=2.4", "cryptography>=42"];
 const PYTHON_CHECK: &str = "import jwt, cryptography, paho.mqtt.client as paho; paho.CallbackAPIVersion";
@@ -70,6 +80,25 @@ pub(crate) fn ensure(target: &Path) -> Result<OsString, Box<dyn Error>> {
     ensure_old_paho(&target.join("test-paho1"), &path)?;
     ensure_browser_libraries(&target.join("test-browser"))?;
     Ok(path)
+}
+
+/// Sees to it that Rust can build for Windows here, and Wine run it.
+///
+/// # Errors
+/// What is missing and how to install it.
+pub(crate) fn ensure_for_windows() -> Result<(), Box<dyn Error>> {
+    if !is_debian() || env::consts::ARCH != "x86_64" {
+        return Err("`cargo xtask test --windows` needs Debian (or a relative) on x86-64; docs/windows.md says why".into());
+    }
+    let missing = missing(FOR_WINDOWS, &env::var_os("PATH").unwrap_or_default());
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let debian = packages(&missing, |tool| tool.debian);
+    if !can_install() {
+        return Err(format!("this needs more packages: sudo apt-get install --no-install-recommends {}", debian.join(" ")).into());
+    }
+    apt_get(&debian)
 }
 
 fn ensure_python(target: &Path, path: OsString) -> Result<OsString, Box<dyn Error>> {
@@ -226,6 +255,10 @@ mod tests {
         let expected = "mosquitto-clients mosquitto nginx libnginx-mod-stream chromium libnss3-tools npm curl gcc gcc-mingw-w64-x86-64 \
                         rustc-web cargo-web python3 coreutils util-linux";
         assert_eq!(debian, expected);
+        let page = fs::read_to_string(crate::workspace::root().join("docs/windows.md")).unwrap();
+        for tool in FOR_WINDOWS {
+            assert!(page.contains(&format!("`{}`", tool.debian)), "docs/windows.md names {}", tool.debian);
+        }
         let usual = TOOLS.iter().position(|tool| tool.debian == "coreutils").unwrap();
         assert!(missing(&TOOLS[usual..], &env::var_os("PATH").unwrap()).is_empty());
     }

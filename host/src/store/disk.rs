@@ -87,7 +87,8 @@ impl Disk for RealDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
+        fs::rename(from, to)?;
+        sync_name(to)
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
@@ -111,7 +112,7 @@ pub(super) fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)?;
     file.as_file().sync_all()?;
     file.persist_noclobber(path).map_err(|error| error.error)?;
-    sync_folder(folder).inspect_err(|_| {
+    sync_name(path).and_then(|()| sync_folder(folder)).inspect_err(|_| {
         // As far as possible: what is not durable is not there.
         let _ = fs::remove_file(path);
     })
@@ -164,7 +165,19 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-// Windows: files inherit the rights of their folder, and a folder cannot be synced by itself.
+/// Here a name is the folder's, and durable with it.
+#[cfg(unix)]
+const fn sync_name(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// A folder cannot be synced by itself. A file's last name is in its own record, and a sync of the file brings the journal that far.
+#[cfg(not(unix))]
+fn sync_name(path: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).open(path)?.sync_all()
+}
+
+// Windows: files inherit the rights of their folder.
 #[cfg(not(unix))]
 pub(super) fn private_file(options: &mut OpenOptions) -> &mut OpenOptions {
     options
