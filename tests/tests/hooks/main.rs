@@ -77,6 +77,12 @@ fn grants_hold_for_devices_at_once_and_after_a_restart() {
     let mut ann = Mqtt::connect(&real.host, Version::V5, Way::Tcp, &Credentials::new("ann", &session.id, &token)).unwrap();
     assert!(!ann.publish(&topic(&session, "stage/1"), "no", 1, false) && ann.publish(&topic(&session, "buzz"), "yes", 1, false));
     assert!(!ann.subscribe(&topic(&session, "#"), 1) && ann.subscribe(&topic(&session, "stage/1"), 1));
+    // Who is accepted as before keeps it, too.
+    real.join("regular").unwrap();
+    ask(&mut real, &Ask::Grant("regular".into(), None, Some(Vec::new()))).unwrap();
+    real.join("regular").unwrap();
+    let mut regular = device(&real.host, &session, "regular", Version::V5, Way::Tcp);
+    assert!(!regular.publish(&topic(&session, "stage/1"), "no", 1, false) && regular.subscribe(&topic(&session, "#"), 1));
     // Wider again, at once, by the same token.
     ask(&mut real, &Ask::Grant("ann".into(), None, None)).unwrap();
     assert!(ann.publish(&topic(&session, "stage/1"), "again", 1, false) && ann.subscribe(&topic(&session, "#"), 1));
