@@ -4,6 +4,8 @@
 //! missing key has its type's default (nothing, 0, no) unless another is stated. All structs may get fields, so they are made
 //! from their `Default` (or `new`) and then filled.
 
+// Said in full, since fixtures of the tests take this file in by its path.
+#[path = "wire/service.rs"]
 mod service;
 
 use std::collections::BTreeMap;
