@@ -109,7 +109,8 @@ struct Prefix {
 impl Prefix {
     fn make(&mut self) -> Result<(), Box<dyn Error>> {
         self.remove()?;
-        run(self.command(WINE).args(["wineboot", "--init"]))?;
+        // The server that it starts would tell at its end, in the same place, what programs that were killed left behind.
+        run(self.command(WINE).args(["wineboot", "--init"]).stderr(Stdio::null()))?;
         // Older ones are not what Rust's standard library is made for.
         run(self.command(WINE).args(["reg", "add", r"HKCU\Software\Wine", "/v", "Version", "/d", "win10", "/f"]))?;
         let mut keeper = self.command(WINE);
