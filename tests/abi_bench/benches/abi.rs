@@ -1,6 +1,5 @@
 //! What a request through the binary contract costs beside a direct call of the same method, what a call of the host costs, and how
 //! long a plugin takes to load. `cargo xtask bench abi` runs it on a release build and sums it up.
-#![expect(missing_docs, reason = "criterion's macros make public functions")]
 
 use std::{
     env::consts::{DLL_PREFIX, DLL_SUFFIX},
