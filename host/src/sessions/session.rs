@@ -99,8 +99,8 @@ pub(super) struct Hot {
     queue: VecDeque<Event>,
     bytes: usize,
     current: Option<Current>,
-    tasks: HashMap<u64, Arc<Task>>,
-    last_task: u64,
+    pub(super) tasks: HashMap<u64, Arc<Task>>,
+    pub(super) last_task: u64,
     /// What the conductor saved while the session is not stored yet.
     pub(super) unstored: Option<SavedState>,
 }
@@ -380,37 +380,6 @@ impl Session {
             task.cancel(&self.world.pool);
         }
     }
-
-    /// Adds a task of the conductor of this `life`.
-    ///
-    /// # Errors
-    /// [`Trouble::Closed`] after the end, [`Trouble::Overloaded`] beyond [`MAX_TASKS`](super::task::MAX_TASKS).
-    pub(crate) fn add_task(self: &Arc<Self>, life: u32, make: impl FnOnce(u64) -> Arc<Task>) -> Result<(u64, Arc<Task>), Trouble> {
-        let mut inner = self.lock();
-        if matches!(inner.conductor, Conductor::Gone | Conductor::Faulted(_)) || inner.life != life {
-            return Err(Trouble::Closed);
-        }
-        let hot = inner.hot.get_or_insert_default();
-        if hot.tasks.len() >= super::task::MAX_TASKS {
-            return Err(Trouble::Overloaded);
-        }
-        hot.last_task += 1;
-        let number = hot.last_task;
-        let task = make(number);
-        hot.tasks.insert(number, task.clone());
-        Ok((number, task))
-    }
-
-    pub(super) fn remove_task(&self, life: u32, number: u64) {
-        let mut inner = self.lock();
-        let present = inner.life == life;
-        let removed = inner.hot.as_mut().filter(|_| present).and_then(|hot| hot.tasks.remove(&number));
-        if inner.state == State::Idle {
-            inner.cool();
-        }
-        drop(inner);
-        drop(removed);
-    }
 }
 
 impl Hot {
@@ -427,7 +396,7 @@ impl Conductor {
 
 impl Inner {
     /// Frees what an idle session does not need.
-    fn cool(&mut self) {
+    pub(super) fn cool(&mut self) {
         if self.hot.as_ref().is_some_and(|hot| hot.is_empty()) {
             self.hot = None;
         }

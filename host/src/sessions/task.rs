@@ -17,7 +17,10 @@ use conductor_abi::{
     wire::code,
 };
 
-use super::Session;
+use super::{
+    Session,
+    session::{self, Conductor},
+};
 use crate::conductors::{
     Trouble,
     lane::Lane,
@@ -87,6 +90,39 @@ impl Task {
             code::CLOSED | code::CANCELLED => {}
             _ => tracing::warn!(session = %self.session.id(), error = %failure.message, "a task of the conductor failed"),
         }
+    }
+}
+
+impl Session {
+    /// Adds a task of the conductor of this `life`.
+    ///
+    /// # Errors
+    /// [`Trouble::Closed`] after the end, [`Trouble::Overloaded`] beyond [`MAX_TASKS`].
+    pub(crate) fn add_task(self: &Arc<Self>, life: u32, make: impl FnOnce(u64) -> Arc<Task>) -> Result<(u64, Arc<Task>), Trouble> {
+        let mut inner = self.lock();
+        if matches!(inner.conductor, Conductor::Gone | Conductor::Faulted(_)) || inner.life != life {
+            return Err(Trouble::Closed);
+        }
+        let hot = inner.hot.get_or_insert_default();
+        if hot.tasks.len() >= MAX_TASKS {
+            return Err(Trouble::Overloaded);
+        }
+        hot.last_task += 1;
+        let number = hot.last_task;
+        let task = make(number);
+        hot.tasks.insert(number, task.clone());
+        Ok((number, task))
+    }
+
+    pub(super) fn remove_task(&self, life: u32, number: u64) {
+        let mut inner = self.lock();
+        let present = inner.life == life;
+        let removed = inner.hot.as_mut().filter(|_| present).and_then(|hot| hot.tasks.remove(&number));
+        if inner.state == session::State::Idle {
+            inner.cool();
+        }
+        drop(inner);
+        drop(removed);
     }
 }
 
