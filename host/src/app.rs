@@ -227,12 +227,13 @@ impl Hangups {
 
     async fn serve(mut self, tls: Option<Arc<Tls>>, reloader: Arc<Reloader>) {
         while self.signal.recv().await.is_some() {
-            if let Some(tls) = tls.clone() {
-                match tokio::task::spawn_blocking(move || tls.reload()).await {
+            match tls.clone() {
+                None => tracing::info!("SIGHUP: there is no certificate to read again"),
+                Some(tls) => match tokio::task::spawn_blocking(move || tls.reload()).await {
                     Ok(Ok(())) => tracing::info!("SIGHUP: new connections get the certificate that was read now"),
                     Ok(Err(error)) => tracing::error!("SIGHUP: the certificate stays as it was: {error}"),
                     Err(error) => tracing::error!(%error, "SIGHUP: the certificate could not be read again"),
-                }
+                },
             }
             match reloader.reload(crate::sessions::upgrade::Which::None, true).await {
                 Ok(report) => tracing::info!(millis = report.millis, "SIGHUP: the plugins were looked at"),
