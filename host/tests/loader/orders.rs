@@ -39,14 +39,14 @@ fn cases() -> [Case; 4] {
     [ours(plugins.real("default")), ours(kept), next_minor, refused]
 }
 
-/// All orders of so many things, and of any part of them.
+/// All orders of so many things; each order of a part of them begins one of these.
 fn orders(of: usize) -> Vec<Vec<usize>> {
     let (mut all, mut begun) = (Vec::new(), vec![Vec::new()]);
     while let Some(order) = begun.pop() {
         begun.extend((0..of).filter(|next| !order.contains(next)).map(|next| [&*order, &[next]].concat()));
         all.push(order);
     }
-    all.retain(|order| !order.is_empty());
+    all.retain(|order| order.len() == of);
     all
 }
 
@@ -91,8 +91,7 @@ fn every_order_works_in_a_host_of_the_next_minor_version() {
 fn every_order(expected: impl Fn(&Case) -> &'static str, load: impl Fn(&[&str]) -> Vec<String>) {
     let cases = cases();
     let orders = orders(cases.len());
-    // 4 alone, 12 pairs, 24 of three, 24 of all.
-    assert_eq!(orders.len(), 64);
+    assert_eq!(orders.len(), 24);
     for order in orders {
         let order: Vec<&Case> = order.into_iter().map(|index| &cases[index]).collect();
         let files: Vec<_> = order.iter().map(|case| case.file.to_str().expect("a path in Unicode")).collect();
