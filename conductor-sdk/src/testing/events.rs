@@ -36,9 +36,7 @@ impl Rig {
     pub(super) fn drive(&mut self, kind: &str, subject: &str, client: &str, body: &[u8], meta: EventMeta) -> Result<()> {
         let was_over = self.faulted.is_some() || self.is_closed();
         let told = self.tell_hook(kind, subject, client, body, meta);
-        if let Err(error) = &told
-            && !was_over
-        {
+        if let Some(error) = told.as_ref().err().filter(|_| !was_over) {
             self.log(2, format!("the conductor failed at {kind}: {}", error.message()));
         }
         told.map(drop)

@@ -220,9 +220,7 @@ fn publish(state: &mut State, call: &Event<'_>) -> Result<(), Failure> {
     let name = call.subject.to_string();
     rules::publish(&name, meta.qos).map_err(refused)?;
     let client = Some(call.client.to_string()).filter(|client| !client.is_empty());
-    if let Some(client) = &client
-        && !state.has(client)
-    {
+    if let Some(client) = client.as_ref().filter(|client| !state.has(client)) {
         return Err(nobody(client));
     }
     rules::payload(call.body.len(), rules::MAX_PAYLOAD)

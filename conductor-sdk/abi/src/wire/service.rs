@@ -72,39 +72,3 @@ impl std::fmt::Debug for SessionCreated {
         f.debug_struct("SessionCreated").field("id", &self.id).finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::{ConductorManifest, EventMeta, Manifest, PublishMeta, call, close, code, event};
-
-    fn json(value: impl Serialize) -> String {
-        serde_json::to_string(&value).unwrap()
-    }
-
-    /// What these texts mean never changes; a later version adds keys.
-    #[test]
-    fn the_json_of_services_is_what_it_was() {
-        let told = EventMeta { time: 1, session: Some("7".into()), type_name: Some("t".into()), ..EventMeta::default() };
-        assert_eq!(json(told), r#"{"time":1,"session":"7","type":"t"}"#);
-        assert_eq!(json(PublishMeta::default()), r#"{"qos":0,"retain":false}"#);
-        let published = PublishMeta { qos: 1, retain: true, session: Some("7".into()) };
-        assert_eq!(json(published), r#"{"qos":1,"retain":true,"session":"7"}"#);
-        assert_eq!(json(SessionMeta { session: "7".into() }), r#"{"session":"7"}"#);
-        assert_eq!(json(SessionsMeta { after: Some("7".into()), limit: 5 }), r#"{"after":"7","limit":5}"#);
-        assert_eq!(json(SessionsMeta::default()), "{}");
-        let info = SessionInfo { id: "7".into(), type_name: "t".into(), created_at: 9, state: "live".into(), clients: 2 };
-        assert_eq!(json(info), r#"{"id":"7","type":"t","created_at":9,"state":"live","clients":2}"#);
-        let created = SessionCreated { id: "7".into(), pin: "1234".into() };
-        assert_eq!(json(&created), r#"{"id":"7","pin":"1234"}"#);
-        assert!(!format!("{created:?}").contains("1234"));
-        assert_eq!(json(Manifest::default()), r#"{"abi":"","sdk":"","conductors":[]}"#);
-        let offers = Manifest { services: vec![ConductorManifest::default()], ..Manifest::default() };
-        assert!(json(offers).ends_with(r#""conductors":[],"services":[{"name":"","hooks":[],"methods":[],"lazy":false}]}"#));
-        let services = [event::SESSION_OPENED, event::SESSION_CLOSED, call::SESSIONS, call::CREATE_SESSION, call::CLOSE_SESSION, call::ASK];
-        assert_eq!(services, ["session_opened", "session_closed", "sessions", "create_session", "close_session", "ask"]);
-        let states = [state::IDLE, state::LIVE, state::FAULTED, state::UNAVAILABLE, state::CLOSED];
-        assert_eq!(states, ["idle", "live", "faulted", "unavailable", "closed"]);
-        assert_eq!((close::REPLACED, code::NO_SUCH_SESSION), ("replaced", -32009));
-    }
-}
