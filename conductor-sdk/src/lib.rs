@@ -65,7 +65,7 @@
 //! - **Order.** `create` (or `restore`) comes first and `close` last; between them events come in the order in which they happened to the
 //!   session, one at a time. `joining` comes before that client's `connected`, a last will before `disconnected`, `left` after the last of them
 //!   that the host knew of. A client that leaves while a message of it waits is still heard first. A session that moves to a newer build goes on
-//!   with another conductor, once the one before has closed ([`CloseReason::Moved`]) and is dropped; what happens meanwhile waits for the new one.
+//!   with another conductor, once the one before has closed ([`CloseReason::Replaced`]) and is dropped; what happens meanwhile waits for the new one.
 //! - **Threads.** All your code runs on the host's threads for plugins, any of them, never two events of one session at once; tasks that you
 //!   spawn run beside them. No thread is yours: what belongs to one (thread-locals, say) may be another's at the next event.
 //! - **Errors.** A request's error goes to who asked, a `joining`'s error fails the join; those of the other hooks are logged. In each case the

@@ -30,7 +30,8 @@ impl DevHost {
         let ready = folder.join("ready.json");
         let log = File::create(folder.join("host.log")).expect("a log");
         let mut command = command(&[]);
-        command.args(["serve", "--dev", "--ready-file"]).arg(&ready).args(arguments).current_dir(folder);
+        // Killed at the end, it leaves its state behind: then in the test's own folder.
+        command.args(["serve", "--dev", "--ready-file"]).arg(&ready).args(arguments).current_dir(folder).env("TMPDIR", folder);
         for key in ["admin.listen", "iot.listen", "mqtt.listen", "mqtt.websocket_listen"] {
             command.args(["--set", &format!("{key}=127.0.0.1:0")]);
         }
