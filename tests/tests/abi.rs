@@ -126,7 +126,7 @@ fn all_of_range(host: &mut Host, kind: &str) {
     ask!({"grant": ["ann", ["stage/#"], []]});
     assert!(!ann.publish(&topic(&session, "buzz"), "no more", 1, false));
     ann.disconnect();
-    let expected = ["joining mallory", "joining listener", "joining ann", "connected ann", "message ann buzz 1", "disconnected ann"];
+    let expected = ["joining mallory", "joining listener", "joining ann", "connected ann", "message ann buzz 1 qos 1", "disconnected ann"];
     assert_eq!(heard!("disconnected ann"), expected, "{kind}");
     // left, and who may join.
     assert_eq!(host.ask(&session, "grants", ""), json!(["listener", "ann"]));

@@ -67,7 +67,7 @@ fn what_a_conductor_has_not_is_left_out_and_errors_are_told_by_kind() {
 fn what_cannot_be_measured_is_said() {
     for (plugin, arguments, words) in [
         ("conductor_default", &["--conductor", "other"][..], "offers no conductor"),
-        ("conductor_default", &["--config", "{\"a\": 1}"], "--config: this conductor takes no config"),
+        ("conductor_default", &["--config", "{\"a\": 1}"], "--config: it takes no config"),
         ("conductor_default", &["--config", "{"], "--config: this is no JSON"),
         ("conductor_default", &["--params", "x"], "--params: this is no JSON"),
     ] {

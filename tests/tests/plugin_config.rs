@@ -29,7 +29,7 @@ fn all_mistakes_in_all_configs_are_told_at_once() {
         "types.two.config.token: missing, expected a text",
         "types.two.config.doors[0]: found 5, expected a table",
         "types.two.config.tokne: unknown key; did you mean token?",
-        "types.default.config.colour: unknown key; this conductor takes no config",
+        "types.default.config.colour: unknown key; it takes no config",
     ] {
         assert!(ended.stderr.replace("\\\"", "\"").contains(told), "{told}: {}", ended.stderr);
     }

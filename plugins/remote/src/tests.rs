@@ -72,7 +72,7 @@ fn every_event_is_told_with_all_that_belongs_to_it() {
     let made = json!({ "made": true });
     let expected = [
         json!({ "event": "create", "clients": [], "state": null }),
-        json!({ "event": "joining", "clients": [], "state": made, "client": "ann" }),
+        json!({ "event": "joining", "clients": [], "state": made, "client": "ann", "peer": "192.0.2.1:50000" }),
         json!({ "event": "connected", "clients": ["ann"], "state": made, "client": "ann" }),
         json!({
             "event": "message", "clients": ["ann"], "state": made, "client": "ann", "name": "a/b", "payload": "hällo",

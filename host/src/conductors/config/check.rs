@@ -81,7 +81,7 @@ impl<'a> Check<'a> {
         if self.root.get("type").is_some_and(|kind| kind == "null") {
             // What takes no config is an empty table in the settings, or nothing.
             for key in value.as_object().into_iter().flat_map(Map::keys) {
-                self.other(&place.key(key), "unknown key; this conductor takes no config".to_owned());
+                self.other(&place.key(key), "unknown key; it takes no config".to_owned());
             }
         } else {
             self.whole(self.root, value, place);

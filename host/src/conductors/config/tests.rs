@@ -185,7 +185,7 @@ fn what_takes_no_config_gets_none() {
     let schema = schema_for!(());
     assert_eq!(check(&schema, &json!({})), Ok(vec![]));
     assert_eq!(check(&schema, &Value::Null), Ok(vec![]));
-    let expected = ["~.a: unknown key; this conductor takes no config", "~.b: unknown key; this conductor takes no config"];
+    let expected = ["~.a: unknown key; it takes no config", "~.b: unknown key; it takes no config"];
     assert_eq!(check(&schema, &json!({"a": 1, "b": 2})).unwrap_err(), expected);
 }
 
