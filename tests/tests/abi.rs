@@ -68,20 +68,22 @@ fn plugins_of_1_0_do_in_this_host_what_they_did_in_theirs() {
     until("the reason", || host.log().contains("HostStopping").then_some(()));
 }
 
-/// Every `range` that was ever kept, and the one of this build: the plugin with every hook. What is asked of it here, all of them know.
-fn ranges() -> Vec<(String, PathBuf)> {
+/// Each of this plugin that was ever kept, and the one of this build. What is asked of it here, all of them know.
+fn all_of(plugin: &str) -> Vec<(String, PathBuf)> {
     let entries = fs::read_dir(folder()).expect("a folder of this repository").map(|entry| entry.expect("an entry").path());
     let kept = entries.filter_map(|folder| {
-        let file = folder.join("libconductor_test_range.so");
+        let file = folder.join(format!("lib{plugin}.so"));
         let name = folder.file_name()?.to_string_lossy().replace('.', "_");
         file.is_file().then_some((name, file))
     });
-    kept.chain([("this".to_owned(), artefacts::plugin("conductor_test_range"))]).collect()
+    let all: Vec<_> = kept.chain([("this".to_owned(), artefacts::plugin(plugin))]).collect();
+    assert!(all.len() > 1, "none of {plugin} is kept in tests/abi");
+    all
 }
 
 #[test]
 fn every_hook_and_every_call_of_kept_plugins_is_served() {
-    let ranges = ranges();
+    let ranges = all_of("conductor_test_range");
     let options = |options: HostOptions, (name, file): &(String, PathBuf)| options.set(&format!("types.{name}.plugin"), json!(file));
     let mut host = Host::start(ranges.iter().fold(HostOptions::default(), options));
     for (name, _) in &ranges {
@@ -163,4 +165,48 @@ fn all_of_range(host: &mut Host, kind: &str) {
     ask!("close");
     assert_eq!(bob.heard(), (topic(&session, "closed"), "Conductor".to_owned()));
     bob.gone();
+}
+
+#[test]
+fn every_hook_and_every_call_of_kept_services_is_served() {
+    let stewards = all_of("conductor_test_steward");
+    let options = stewards.iter().fold(HostOptions::default(), |options, (name, file)| {
+        let key = |key: &str| format!("services.{name}.{key}");
+        options.set(&key("plugin"), json!(file)).set(&key("service"), json!("steward")).set(&key("config.mark"), json!("kept"))
+    });
+    let mut host = Host::start(options);
+    for (name, _) in &stewards {
+        let ask = |method: &str, params: Value| {
+            let body = json!({ "method": method, "params": params }).to_string();
+            let answer = conductor_tests::request(host.admin, "POST", &format!("/v1/services/{name}/requests"), &[], &body);
+            assert_eq!(answer.status, 200, "{name} {method}: {}", answer.body);
+            answer.json()["result"].clone()
+        };
+        assert_eq!(ask("mark", Value::Null), json!(format!("{name} kept")));
+        ask("told", Value::Null);
+        let made = ask("create", json!("default"));
+        let [id, pin] = [0, 1].map(|at| made[at].as_str().expect("a text").to_owned());
+        let session = conductor_tests::Session { id, pin };
+        let mut ann = device(&host, &session, "ann", Version::V5, Way::Tcp);
+        assert!(ann.subscribe(&topic(&session, "#"), 1) && ann.publish(&topic(&session, "buzz"), "1", 1, false));
+        assert_eq!(ann.heard(), (topic(&session, "buzz"), "1".to_owned()));
+        ask("publish", json!([session.id, "ann", "hand", "2"]));
+        assert_eq!(ann.heard(), (topic(&session, "to/ann/hand"), "2".to_owned()));
+        assert_eq!(ask("ask", json!([session.id, "state", null])), "State");
+        assert_eq!(ask("clients", json!(session.id)), json!(["ann"]));
+        assert_eq!(ask("list", json!(1)), json!([format!("{} default live 1 true", session.id)]));
+        ask("close", json!(session.id));
+        ann.gone();
+        let told = ask("told", Value::Null);
+        let expected = [
+            format!("opened {} default", session.id),
+            format!("message {} buzz ann 1", session.id),
+            format!("closed {} default Requested", session.id),
+        ];
+        assert_eq!(told, json!(expected), "{name}");
+    }
+    host.stop();
+    for _ in &stewards {
+        until("the close of a service", || host.log().contains("the steward kept leaves 0 sessions: HostStopping").then_some(()));
+    }
 }
