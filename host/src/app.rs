@@ -235,10 +235,14 @@ impl Hangups {
                     Err(error) => tracing::error!(%error, "SIGHUP: the certificate could not be read again"),
                 },
             }
-            match reloader.reload(crate::sessions::upgrade::Which::None, true).await {
-                Ok(report) => tracing::info!(millis = report.millis, "SIGHUP: the plugins were looked at"),
-                Err(error) => tracing::error!("SIGHUP: {error}"),
-            }
+            // Beside the next signal: a plugin that takes long to start keeps no certificate waiting.
+            let reloader = reloader.clone();
+            tokio::spawn(async move {
+                match reloader.reload(crate::sessions::upgrade::Which::None, true).await {
+                    Ok(report) => tracing::info!(millis = report.millis, "SIGHUP: the plugins were looked at"),
+                    Err(error) => tracing::error!("SIGHUP: {error}"),
+                }
+            });
         }
     }
 }

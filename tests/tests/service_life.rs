@@ -223,6 +223,10 @@ fn a_service_is_replaced_by_a_newer_build_and_comes_back_where_that_fails() {
     house.replace(&newer, "added", json!({})).unwrap();
     assert_eq!(house.state("added"), Status::Live);
     assert!(Arc::ptr_eq(&other, &house.services.get("other").unwrap()) && other.status() == Status::Live);
+    // Once the host stops, nothing is made any more: nobody would close it.
+    house.runtime.block_on(house.services.stop());
+    let why = house.replace(&newer, "steward", json!({ "mark": "late" })).unwrap_err();
+    assert!(matches!(why, Trouble::Closed) && house.state("steward") == Status::Gone, "{why}");
 }
 
 #[test]

@@ -116,6 +116,7 @@ fn in_use(plugins: &[Value]) -> Vec<(u64, bool)> {
     let mut found: Vec<_> = plugins
         .iter()
         .filter(|plugin| plugin["file"].as_str().unwrap().ends_with("plugin.so"))
+        .inspect(|plugin| assert_eq!(plugin["sessions"], plugin["session_ids"].as_array().unwrap().len()))
         .map(|plugin| (plugin["sessions"].as_u64().unwrap(), plugin["old"].as_bool().unwrap()))
         .collect();
     found.sort_unstable();

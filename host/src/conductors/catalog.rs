@@ -46,9 +46,9 @@ impl Type {
     }
 
     /// A session of this type was found to block its thread.
-    pub fn found_slow(&self, session: SessionId) {
+    pub fn found_slow(&self, lane: &Lane, session: SessionId) {
         tracing::warn!(%session, r#type = %self.name, "the conductor blocks its thread; the session runs apart from now on");
-        if self.lane.found_slow() {
+        if lane.found_slow() {
             tracing::error!(r#type = %self.name, "more than one conductor of this type blocks its thread; the whole type runs apart");
         }
     }

@@ -30,7 +30,15 @@ impl Config {
     /// `text` (an error of the plugin, say) with the config's secrets taken out.
     #[must_use]
     pub fn hide_secrets(&self, text: &str) -> String {
-        self.secrets.iter().rev().fold(text.to_owned(), |text, secret| text.replace(secret, "…"))
+        // Also as a plugin may quote them; the longest first, since one may be a part of another.
+        let quoted = |secret: &String| {
+            let json = Value::from(secret.as_str()).to_string();
+            [secret.clone(), secret.escape_debug().to_string(), json[1..json.len() - 1].to_owned()]
+        };
+        let mut hidden: Vec<String> = self.secrets.iter().filter(|secret| !secret.is_empty()).flat_map(quoted).collect();
+        hidden.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        let text = hidden.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "…"));
+        super::clip(&text).into_owned()
     }
 }
 

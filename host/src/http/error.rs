@@ -99,7 +99,8 @@ impl From<services::Refused> for Problem {
                 let problem = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "service_error", message);
                 problem.with("service", json!({ "code": code, "data": data }))
             }
-            Trouble::Closed => Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", text),
+            // The host stops, or a newer build takes its place just now.
+            Trouble::Closed => Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", text),
             Trouble::UnknownMethod(_) | Trouble::InvalidParams(_) | Trouble::Internal(_) => trouble.into(),
             trouble => Self { detail: text, ..trouble.into() },
         }

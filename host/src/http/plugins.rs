@@ -35,7 +35,7 @@ pub(super) async fn list(State(ports): State<Arc<Ports>>) -> Json<Value> {
         let hash = plugin.library.hash();
         services.entry(hash).or_default().push(service.name().to_owned());
         if !plugins.iter().any(|known| known.library.hash() == hash) {
-            plugins.push(InUse { library: plugin.library.clone(), types: Vec::new(), sessions: 0 });
+            plugins.push(InUse { library: plugin.library.clone(), types: Vec::new(), sessions: 0, session_ids: Vec::new() });
         }
     }
     let items: Vec<Value> = plugins.iter().map(|plugin| describe(plugin, services.get(&plugin.library.hash()))).collect();
@@ -43,7 +43,7 @@ pub(super) async fn list(State(ports): State<Arc<Ports>>) -> Json<Value> {
 }
 
 fn describe(plugin: &InUse, services: Option<&Vec<String>>) -> Value {
-    let InUse { library, types, sessions } = plugin;
+    let InUse { library, types, sessions, session_ids } = plugin;
     let conductors: Vec<&str> = library.manifest().conductors.iter().map(|conductor| &*conductor.name).collect();
     let types: Vec<&str> = types.iter().map(|name| &**name).collect();
     json!({
@@ -56,6 +56,7 @@ fn describe(plugin: &InUse, services: Option<&Vec<String>>) -> Value {
         "types": types,
         "services": services.map_or(&[][..], Vec::as_slice),
         "sessions": sessions,
+        "session_ids": session_ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "old": types.is_empty() && services.is_none(),
     })
 }
@@ -160,6 +161,7 @@ impl From<NotReloaded> for Problem {
             NotReloaded::WrongSettings(mistakes) => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_settings", text).with("mistakes", mistakes)
             }
+            NotReloaded::Stuck => Self::new(StatusCode::GATEWAY_TIMEOUT, "reload_stuck", text),
             NotReloaded::Running => Self::new(StatusCode::CONFLICT, "reload_running", text),
             NotReloaded::Stopping => Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", text),
             NotReloaded::Internal(_) => {

@@ -14,7 +14,7 @@ use std::{
     fmt,
     path::PathBuf,
     sync::{Arc, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
@@ -84,6 +84,9 @@ fn tell_loaded(kind: &Type) {
     }
 }
 
+/// What all plugins together may take to be read, to start, and to look at their configs.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
 /// What a reload did with a type or a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
@@ -140,6 +143,13 @@ pub enum NotReloaded {
     /// Nothing was changed; all mistakes, one for each.
     #[error("nothing was reloaded, the settings are wrong: {}", .0.join("; "))]
     WrongSettings(Vec<String>),
+    /// The start of a plugin does not return.
+    #[error(
+        "nothing was reloaded: the start of a plugin, or its check of a config, has not returned for {} s. Mend it and start the host again; until \
+         then no plugin can be loaded",
+        START_LIMIT.as_secs()
+    )]
+    Stuck,
     /// Another reload runs.
     #[error("another reload is under way; try again when it is over")]
     Running,
@@ -214,10 +224,16 @@ impl Reloader {
         }
         let began = Instant::now();
         let (this, runtime) = (self.clone(), Handle::current());
-        let taken = tokio::task::spawn_blocking(move || this.take_over(&runtime)).await;
+        let taking = tokio::task::spawn_blocking(move || this.take_over(&runtime));
+        let Ok(taken) = tokio::time::timeout(START_LIMIT, taking).await else { return Err(NotReloaded::Stuck) };
         let Taken { catalog, types, services, needs_restart } = taken.map_err(|error| NotReloaded::Internal(error.to_string()))??;
         let tallies = match catalog {
-            Some(catalog) => self.manager.exchange(catalog),
+            Some(catalog) => {
+                // It looks at every session: not what a thread of the runtime should be kept with.
+                let manager = self.manager.clone();
+                let exchanged = tokio::task::spawn_blocking(move || manager.exchange(catalog)).await;
+                exchanged.map_err(|error| NotReloaded::Internal(error.to_string()))?
+            }
             None => Tallies::new(),
         };
         let services = services.carry_out(&self.services).await;
@@ -369,8 +385,6 @@ impl Reloader {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn without_plugin(reason: &str, seconds: u64) -> Type {

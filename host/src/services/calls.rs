@@ -54,8 +54,7 @@ impl ServiceHost {
         Some(match call.kind.as_str() {
             call::NOW => self.service.upgrade().map(|service| service.world().clock.millis().to_string().into_bytes()).ok_or_else(closed),
             call::CLIENTS => self.manager().and_then(|manager| clients(&*session(&manager, &which(call)?)?)),
-            call::SESSIONS => self.manager().and_then(|manager| sessions(&manager, &meta(call)?)),
-            call::CREATE_SESSION | call::CLOSE_SESSION | call::ASK | call::PUBLISH | call::SLEEP => return None,
+            call::SESSIONS | call::CREATE_SESSION | call::CLOSE_SESSION | call::ASK | call::PUBLISH | call::SLEEP => return None,
             other => Err(Failure::new(code::UNSUPPORTED, format!("{other:?} is nothing that a service can ask of this host"))),
         })
     }
@@ -63,6 +62,12 @@ impl ServiceHost {
     async fn answer(&self, call: Event<'_>) -> Result<Vec<u8>, Failure> {
         let (manager, caller) = (self.manager()?, Caller::service(&self.name));
         match call.kind.as_str() {
+            call::SESSIONS => {
+                let wanted: SessionsMeta = meta(&call)?;
+                // It looks at very many sessions perhaps: too long for a thread for plugin code.
+                let found = tokio::task::spawn_blocking(move || sessions(&manager, &wanted)).await;
+                found.map_err(|error| Failure::new(code::INTERNAL, error.to_string()))?
+            }
             call::CREATE_SESSION => {
                 let made = manager.create(call.subject.as_str(), caller).await.map_err(|refused| failure(refused, ""))?;
                 let mut created = SessionCreated::default();

@@ -66,8 +66,8 @@ pub struct Services {
     world: Arc<World>,
     /// Held to look and to put in place alone.
     list: RwLock<BTreeMap<Arc<str>, Arc<Service>>>,
-    /// Held while some are made or closed.
-    changing: Mutex<()>,
+    /// Held while some are made or closed. True once the host stops: then none is made any more.
+    changing: Mutex<bool>,
 }
 
 impl Services {
@@ -103,7 +103,8 @@ impl Services {
 
     /// Closes all of them, at the same time.
     pub async fn stop(&self) {
-        let _changing = self.changing.lock().await;
+        let mut changing = self.changing.lock().await;
+        *changing = true;
         let closing = |service: Arc<Service>| async move { service.close(CloseReason::HostStopping).await };
         stream::iter(self.all()).for_each_concurrent(None, closing).await;
         self.listen();
@@ -115,7 +116,10 @@ impl Services {
     /// # Errors
     /// Why the new one could not be made.
     pub async fn replace(&self, wanted: Wanted) -> Result<(), Trouble> {
-        let _changing = self.changing.lock().await;
+        let stopped = self.changing.lock().await;
+        if *stopped {
+            return Err(Trouble::Closed);
+        }
         if let Err(reason) = &wanted.plugin {
             return Err(Trouble::Unavailable(reason.clone()));
         }

@@ -39,7 +39,7 @@ use crate::{
     sessions::{
         Caller, CloseReason, Status,
         ids::random_hex,
-        task::{Owner, Task},
+        task::{Gone, Owner, Task, all_gone},
         world::World,
     },
 };
@@ -81,6 +81,8 @@ struct Inner {
     bytes: usize,
     tasks: HashMap<u64, Arc<Task<Service>>>,
     last_task: u64,
+    /// Tasks that were cancelled at the end.
+    leaving: Vec<Gone>,
     /// When the log last said that messages were lost.
     loss_said: Option<Instant>,
 }
@@ -100,8 +102,16 @@ impl Service {
             Ok(_) => Status::NotMade,
             Err(reason) => Status::Unavailable(reason.clone()),
         };
-        let inner =
-            Inner { status, closing: false, queue: VecDeque::new(), bytes: 0, tasks: HashMap::new(), last_task: LOOP, loss_said: None };
+        let inner = Inner {
+            status,
+            closing: false,
+            queue: VecDeque::new(),
+            bytes: 0,
+            tasks: HashMap::new(),
+            last_task: LOOP,
+            leaving: Vec::new(),
+            loss_said: None,
+        };
         let (bell, dropped) = (Notify::new(), AtomicU64::new(0));
         let lane = Arc::new(Lane::new(format!("service {}", wanted.name).into(), QUARANTINE_AFTER));
         Arc::new(Self { wanted, world: world.clone(), lane, inner: Mutex::new(inner), bell, dropped })
@@ -312,8 +322,12 @@ impl Service {
         loop {
             let Event { what, time, deadline, answer } = self.next().await;
             let deadline = deadline.unwrap_or_else(|| Instant::now() + self.wanted.deadline);
-            let telling = timeout_at(deadline, what.tell(&instance, &self, time, deadline)).await;
-            let result = telling.unwrap_or(Err(Trouble::Deadline));
+            let result = if deadline <= Instant::now() && !what.closes() {
+                // Whoever asked has been told; it must not be done behind his back.
+                Err(Trouble::Deadline)
+            } else {
+                timeout_at(deadline, what.tell(&instance, &self, time, deadline)).await.unwrap_or(Err(Trouble::Deadline))
+            };
             if what.closes() {
                 drop(instance);
                 self.end(Status::Gone);
@@ -379,6 +393,8 @@ impl Service {
             tracing::warn!(service = self.name(), %error, "the service did not close well");
         }
         self.end(Status::Gone);
+        let leaving = std::mem::take(&mut self.lock().leaving);
+        all_gone(leaving).await;
     }
 
     /// Takes its tasks away, its loop among them, and answers all who wait; false where it was over before.
@@ -392,9 +408,8 @@ impl Service {
             inner.bytes = 0;
             (std::mem::take(&mut inner.tasks), std::mem::take(&mut inner.queue))
         };
-        for task in tasks.into_values() {
-            task.cancel(&self.world.pool);
-        }
+        let leaving: Vec<Gone> = tasks.into_values().map(|task| task.cancel(&self.world.pool)).collect();
+        self.lock().leaving = leaving;
         // With these go the places for answers, which tells those who wait.
         drop(queue);
         true
@@ -439,9 +454,9 @@ impl Owner for Service {
         self.lane.clone()
     }
 
-    fn found_slow(&self) {
+    fn found_slow(&self, lane: &Lane) {
         tracing::warn!(service = self.name(), "the service blocks its thread; it runs apart from now on");
-        self.lane.found_slow();
+        lane.found_slow();
     }
 
     fn remove_task(&self, _: u32, number: u64) {

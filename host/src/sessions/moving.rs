@@ -20,6 +20,7 @@ use super::{
     Caller, CloseReason, Session,
     event::What,
     session::{Conductor, State},
+    task::all_gone,
 };
 use crate::{
     conductors::{Trouble, catalog::Type, instance::Instance, library::Hash, pool::Escaped},
@@ -108,7 +109,8 @@ impl Session {
     /// The most that a move takes, unless a thread is blocked.
     pub(super) fn longest_move(&self) -> Duration {
         let current = self.current_type().map_or(Duration::ZERO, |kind| kind.deadline);
-        rules::CLOSE_DEADLINE + self.kind().deadline + current + SLACK
+        // The old conductor's close, and the end of its tasks; of those of a new one that was not made, too.
+        3 * rules::CLOSE_DEADLINE + self.kind().deadline + current + SLACK
     }
 
     /// Its type as the settings have it now.
@@ -176,11 +178,14 @@ impl Session {
                 Err(error) => return Outcome::Failed(error.to_string().into()),
             }
         }
+        if self.world().manager.upgrade().is_none_or(|manager| manager.is_stopping()) {
+            return stays("the host is stopping");
+        }
         let was_live = live.is_some();
         if let Some(instance) = live {
             self.close_moved(&from, instance, time).await;
         }
-        self.release(Conductor::NotMade);
+        self.release(Conductor::NotMade).await;
         if !self.is_open() {
             return stays("it is being closed");
         }
@@ -198,24 +203,27 @@ impl Session {
     }
 
     /// Takes the conductor, its tasks and what it may ask of the host away.
-    fn release(&self, instead: Conductor) {
-        let mut inner = self.lock();
-        inner.life = inner.life.wrapping_add(1);
-        let before = std::mem::replace(&mut inner.conductor, instead);
-        drop(inner);
-        self.end_tasks();
+    async fn release(&self, instead: Conductor) {
+        let before = {
+            let mut inner = self.lock();
+            inner.life = inner.life.wrapping_add(1);
+            std::mem::replace(&mut inner.conductor, instead)
+        };
+        let tasks = self.end_tasks();
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(before))) {
             // Its drop may panic in its turn.
             std::mem::forget(payload);
             tracing::error!(session = %self.id(), "dropping the conductor: {Escaped}");
         }
+        // What they hold (a port, a file) may be wanted by the next.
+        all_gone(tasks).await;
     }
 
     /// Makes the new conductor, or else the old one again; the session has none now.
     async fn go_over(self: &Arc<Self>, from: &Arc<Type>, to: &Arc<Type>, was_live: bool, time: u64) -> Outcome {
         let saved = match self.world().store.state(self.id()).await {
             Ok(saved) => saved,
-            Err(error) => return self.without(error.to_string()),
+            Err(error) => return self.without(error.to_string()).await,
         };
         let Err(error) = self.attempt(to, saved.as_ref(), time).await else {
             self.hear_timers(from, !was_live);
@@ -223,21 +231,25 @@ impl Session {
         };
         self.put_back(saved.as_ref()).await;
         if !was_live {
-            return self.without(error.to_string());
+            return self.without(error.to_string()).await;
         }
         tracing::error!(session = %self.id(), r#type = %to.name, %error, "the new code makes no conductor; the old code makes one again");
         match self.attempt(from, saved.as_ref(), time).await {
-            Ok(()) => Outcome::Failed(format!("{error}; it runs the old code again").into()),
+            Ok(()) => {
+                // What was due while the new code was tried may have had no hook to go to.
+                self.hear_timers(to, false);
+                Outcome::Failed(format!("{error}; it runs the old code again").into())
+            }
             Err(also) => {
                 self.set_kind(to.clone());
-                self.without(format!("{error}; and the old code made none again: {also}"))
+                self.without(format!("{error}; and the old code made none again: {also}")).await
             }
         }
     }
 
-    fn without(&self, reason: String) -> Outcome {
+    async fn without(&self, reason: String) -> Outcome {
         let reason: Arc<str> = reason.into();
-        self.release(Conductor::Unavailable(reason.clone()));
+        self.release(Conductor::Unavailable(reason.clone())).await;
         Outcome::Failed(reason)
     }
 
@@ -248,7 +260,7 @@ impl Session {
         let built = tokio::time::timeout(kind.deadline, built).await.unwrap_or(Err(Trouble::Deadline));
         let installed = built.and_then(|instance| self.install(instance));
         if installed.is_err() {
-            self.release(Conductor::NotMade);
+            self.release(Conductor::NotMade).await;
         }
         installed.map(drop)
     }

@@ -28,7 +28,7 @@ use super::{
     SessionId,
     event::{Event, What},
     status::{Phase, Status},
-    task::Task,
+    task::{Gone, Task},
     world::World,
 };
 use crate::{
@@ -273,6 +273,9 @@ impl Session {
             deadline = Instant::now() + self.kind().deadline;
         } else if what.moves() {
             deadline = Instant::now() + self.longest_move();
+        } else if closes {
+            // It may have waited for a move; who asked waits no longer than before.
+            deadline = deadline.max(Instant::now() + rules::CLOSE_DEADLINE);
         }
         let handling: Handling = Box::pin(self.clone().handle(what, time, deadline));
         Some(Current { handling, deadline, timer: None, answer, name, closes })
@@ -301,8 +304,9 @@ impl Session {
                 if matches!(error, Trouble::Conductor { .. } | Trouble::Unavailable(_)) {
                     self.kind().lane.tally.errors.add();
                 }
-                // Nobody would end what a making that failed has left running.
+                // Nobody would end what a making that failed has left running, or answer what it still asks.
                 if !self.status().is_live() {
+                    self.begin_life();
                     self.end_tasks();
                 }
             }
@@ -353,11 +357,9 @@ impl Session {
         slot.discard(before);
     }
 
-    pub(super) fn end_tasks(&self) {
+    pub(super) fn end_tasks(&self) -> Vec<Gone> {
         let tasks = self.lock().hot.as_mut().map(|hot| std::mem::take(&mut hot.tasks)).unwrap_or_default();
-        for task in tasks.into_values() {
-            task.cancel(&self.world.pool);
-        }
+        tasks.into_values().map(|task| task.cancel(&self.world.pool)).collect()
     }
 
     /// Adds a task of the conductor of this `life`.
@@ -457,7 +459,8 @@ impl Job for Session {
 
     fn mark_slow(&self) {
         if !self.slow.swap(true, Ordering::Relaxed) {
-            self.kind().found_slow(self.id);
+            let kind = self.kind();
+            kind.found_slow(&kind.lane, self.id);
         }
     }
 }

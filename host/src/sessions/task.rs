@@ -14,8 +14,10 @@ use conductor_abi::{
     abi_stable::std_types::RErr,
     async_ffi::FfiFuture,
     contract::{Failure, Reply},
+    rules,
     wire::code,
 };
+use tokio::sync::oneshot;
 
 use super::Session;
 use crate::conductors::{
@@ -30,8 +32,8 @@ pub trait Owner: Send + Sync + 'static {
     fn pool(&self) -> &Pool;
     /// Where it runs while it is slow.
     fn lane(&self) -> Arc<Lane>;
-    /// It blocks its thread.
-    fn found_slow(&self);
+    /// A task blocks its thread, in code whose slow jobs run in this lane.
+    fn found_slow(&self, lane: &Lane);
     /// A task is over: it is forgotten. `life` is that of the object that spawned it, which another may have replaced.
     fn remove_task(&self, life: u32, number: u64);
     /// A task of the object of this `life` panicked. On a thread for plugin code.
@@ -49,8 +51,8 @@ impl Owner for Session {
     fn lane(&self) -> Arc<Lane> {
         self.kind().lane.clone()
     }
-    fn found_slow(&self) {
-        self.kind().found_slow(self.id());
+    fn found_slow(&self, lane: &Lane) {
+        self.kind().found_slow(lane, self.id());
     }
     fn remove_task(&self, life: u32, number: u64) {
         Self::remove_task(self, life, number);
@@ -64,6 +66,14 @@ impl Owner for Session {
     fn label(&self) -> String {
         self.id().to_string()
     }
+}
+
+/// Ends when a task and all that it held are gone.
+pub(crate) type Gone = oneshot::Receiver<()>;
+
+/// Waits for tasks that were cancelled, as long as a close may take: one may be in a call that does not return.
+pub(crate) async fn all_gone(tasks: Vec<Gone>) {
+    let _ = tokio::time::timeout(rules::CLOSE_DEADLINE, futures_util::future::join_all(tasks)).await;
 }
 
 /// One task. The same states as a session's, without a mailbox.
@@ -83,6 +93,8 @@ struct Inner {
     future: Option<FfiFuture<Reply>>,
     state: State,
     cancelled: bool,
+    /// Dropped with the future, for whoever waits for that.
+    waiting: Option<oneshot::Sender<()>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -99,19 +111,24 @@ impl<O: Owner> Task<O> {
     pub(crate) fn new(owner: Arc<O>, life: u32, number: u64, future: FfiFuture<Reply>) -> Arc<Self> {
         let lane = owner.lane();
         lane.tally.tasks.add();
-        let inner = Mutex::new(Inner { future: Some(future), state: State::Queued, cancelled: false });
+        let inner = Mutex::new(Inner { future: Some(future), state: State::Queued, cancelled: false, waiting: None });
         Arc::new(Self { owner, life, lane, number, slow: AtomicBool::new(false), inner })
     }
 
-    /// Ends it: its future is dropped on a thread for plugin code, soon.
-    pub(crate) fn cancel(self: Arc<Self>, pool: &Pool) {
+    /// Ends it: its future is dropped on a thread for plugin code, soon. What is returned ends when that is done.
+    pub(crate) fn cancel(self: Arc<Self>, pool: &Pool) -> Gone {
+        let (told, gone) = oneshot::channel();
         let mut inner = self.lock();
         inner.cancelled = true;
+        if inner.state != State::Done {
+            inner.waiting = Some(told);
+        }
         if inner.state == State::Waiting {
             inner.state = State::Queued;
             drop(inner);
             pool.push(self);
         }
+        gone
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -167,6 +184,7 @@ impl<O: Owner> Job for Task<O> {
             self.lock().state = State::Done;
         }
         slot.discard(future);
+        drop(self.lock().waiting.take());
         self.lane.tally.tasks.sub();
         self.finish(reply, slot);
     }
@@ -181,7 +199,7 @@ impl<O: Owner> Job for Task<O> {
 
     fn mark_slow(&self) {
         if !self.slow.swap(true, Ordering::Relaxed) {
-            self.owner.found_slow();
+            self.owner.found_slow(&self.lane);
         }
     }
 }
@@ -210,3 +228,7 @@ impl<O: Owner> fmt::Debug for Task<O> {
         f.debug_struct("Task").field("owner", &self.owner.label()).field("number", &self.number).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "task_tests.rs"]
+mod tests;

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     sync::Arc,
+    time::Duration,
 };
 
 use futures_util::{StreamExt, stream};
@@ -22,6 +23,8 @@ use crate::conductors::{
 
 /// Sessions that move at a time; the threads for plugin code are what they wait for.
 const AT_ONCE: usize = 64;
+/// Sessions of a plugin that are told by name.
+pub const TOLD_SESSIONS: usize = 100;
 /// Failures that are kept to be told.
 const TOLD_FAILURES: usize = 100;
 
@@ -79,6 +82,8 @@ pub struct InUse {
     pub types: Vec<Arc<str>>,
     /// How many sessions run it now.
     pub sessions: usize,
+    /// The first of them, [`TOLD_SESSIONS`] at most.
+    pub session_ids: Vec<SessionId>,
 }
 
 impl Manager {
@@ -111,7 +116,9 @@ impl Manager {
         let runs_other_code = |session: &Arc<Session>| {
             let kind = session.kind();
             let old = catalog.get(&kind.name).is_none_or(|current| !Arc::ptr_eq(&kind, current));
-            old && session.is_open() && matches!(session.status(), Status::Live | Status::Faulted(_))
+            // One whose conductor is being made may be of the code before: its order waits behind that.
+            let has_one = session.has_conductor() || matches!(session.status(), Status::Faulted(_));
+            old && session.is_open() && has_one
         };
         let sessions: Vec<_> = self.directory.all().into_iter().filter(runs_other_code).collect();
         let moves = stream::iter(sessions).map(|session| async move {
@@ -147,7 +154,9 @@ impl Manager {
             let library = &kind.plugin.as_ref().ok()?.library;
             Some(match found.entry(library.hash()) {
                 Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => entry.insert(InUse { library: library.clone(), types: Vec::new(), sessions: 0 }),
+                Entry::Vacant(entry) => {
+                    entry.insert(InUse { library: library.clone(), types: Vec::new(), sessions: 0, session_ids: Vec::new() })
+                }
             })
         }
         for kind in self.catalog().iter() {
@@ -158,6 +167,9 @@ impl Manager {
         for session in self.directory.all() {
             if let Some(of) = session.running().and_then(|kind| of(&mut found, &kind)) {
                 of.sessions += 1;
+                if of.session_ids.len() < TOLD_SESSIONS {
+                    of.session_ids.push(session.id());
+                }
             }
         }
         let mut found: Vec<_> = found.into_values().collect();
@@ -169,7 +181,11 @@ impl Manager {
 async fn move_one(session: &Arc<Session>, only_saved: bool) -> Outcome {
     let (told, outcome) = oneshot::channel();
     // Behind the event that is being handled; a session that is busy for longer moves when its turn comes, and who asked waits no more.
-    let longest = session.longest_move() + session.kind().deadline;
+    let mut longest = session.longest_move() + session.kind().deadline;
+    if session.kind().lane.quarantine().is_some() {
+        // No thread for its code comes back soon, if ever. The order waits in the mailbox, and who asked does not.
+        longest = Duration::ZERO;
+    }
     let moving = session.ask_in_turn(What::Move(Order { only_saved, told }));
     match tokio::time::timeout(longest, moving).await {
         Err(_) => Outcome::Failed("it is busy; it moves when its turn comes".into()),

@@ -237,15 +237,16 @@ fn write_private(path: &Path, text: &[u8]) {
 fn secrets_come_from_files_and_the_environment() {
     let folder = tempfile::tempdir().unwrap();
     write_private(&folder.path().join("code"), b"sesame\r\n");
-    let env = |name: &str| (name == "OLD").then(|| "swordfish".into());
+    let env = |name: &str| (name == "OLD").then(|| "sword\"fish".into());
     let config = json!({
         "token": "inline", "old": {"env": "OLD"}, "many": {"a": {"file": "code"}, "b": "short"},
         "doors": [{"code": {"file": folder.path().join("code")}, "name": "front"}],
     });
     let config = prepare("types", "game", config.as_object(), Some(&with_secrets()), folder.path(), &env).unwrap();
-    let expected = json!({"token": "inline", "old": "swordfish", "many": {"a": "sesame", "b": "short"}, "doors": [{"code": "sesame", "name": "front"}]});
+    let expected = json!({"token": "inline", "old": "sword\"fish", "many": {"a": "sesame", "b": "short"}, "doors": [{"code": "sesame", "name": "front"}]});
     assert_eq!(serde_json::from_str::<Value>(config.json.get()).unwrap(), expected);
-    assert_eq!(config.hide_secrets("inline swordfish at sesame, front"), "… … at …, front");
+    // As it is, and as a plugin may quote it.
+    assert_eq!(config.hide_secrets(r#"inline sword"fish sword\"fish at sesame, front"#), "… … … at …, front");
     let debug = format!("{config:?}");
     assert!(!debug.contains("sesame") && !debug.contains("inline"), "{debug}");
 }
