@@ -250,4 +250,5 @@ service \"heartbeat\"
     let ended = run(folder.path(), &["plugin", "inspect", "--json", file.to_str().unwrap()]);
     let shown: Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!((&shown["conductors"], &shown["services"][0]["name"]), (&json!([]), &json!("heartbeat")));
+    assert_eq!(shown["services"][0]["requires"], json!([]));
 }

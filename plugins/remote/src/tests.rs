@@ -72,7 +72,7 @@ fn every_event_is_told_with_all_that_belongs_to_it() {
     let made = json!({ "made": true });
     let expected = [
         json!({ "event": "create", "clients": [], "state": null }),
-        json!({ "event": "joining", "clients": [], "state": made, "client": "ann" }),
+        json!({ "event": "joining", "clients": [], "state": made, "client": "ann", "peer": "192.0.2.1:50000" }),
         json!({ "event": "connected", "clients": ["ann"], "state": made, "client": "ann" }),
         json!({
             "event": "message", "clients": ["ann"], "state": made, "client": "ann", "name": "a/b", "payload": "hällo",
@@ -93,6 +93,21 @@ fn every_event_is_told_with_all_that_belongs_to_it() {
     assert_eq!(events.len(), expected.len());
     for (event, expected) in events.iter().zip(&expected) {
         assert_eq!(event, expected);
+    }
+}
+
+#[test]
+fn why_a_session_ends_is_told() {
+    for (reason, told) in [
+        (CloseReason::Requested, "requested"),
+        (CloseReason::Conductor, "conductor"),
+        (CloseReason::Expired, "expired"),
+        (CloseReason::HostStopping, "host_stopping"),
+        (CloseReason::Replaced, "replaced"),
+    ] {
+        let (mut rig, service) = start(&["close"], |_| Value::Null);
+        rig.close(reason).unwrap();
+        assert_eq!(service.events()[0]["reason"], told);
     }
 }
 
