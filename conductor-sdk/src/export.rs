@@ -20,7 +20,7 @@ use crate::{
 pub use service::offer_service;
 
 /// Exports conductors under the names that settings use, as the entry of this library. Once per crate, whose `Cargo.toml`
-/// says `crate-type = ["cdylib"]`. [`export_plugin!`] does the same for services, too.
+/// says `crate-type = ["cdylib"]`. [`export_plugin!`](crate::export_plugin!) does the same for services, too.
 ///
 /// ```
 /// use conductor_sdk::prelude::*;

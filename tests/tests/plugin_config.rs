@@ -51,7 +51,7 @@ fn secrets_reach_conductors_and_services_and_nobody_else() {
         .to_string(),
     );
     let options = options.set("services.steward.plugin", json!(artefacts::plugin("conductor_test_steward")));
-    let options = options.set("services.steward.config.key", json!({"file": "front-code"}));
+    let options = options.set("services.steward.config.key.file", json!("front-code"));
     let mut host = Host::start_in(folder, options);
     let key = post(host.admin, "/v1/services/steward/requests", "{\"method\": \"key\"}");
     assert_eq!(key.json()["result"], "from-the-file".len(), "{key:?}");

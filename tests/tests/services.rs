@@ -204,8 +204,8 @@ fn what_cannot_be_made_stops_the_start_or_is_listed() {
     let ended = run_refused(folder.path(), &wrong.plugin("heartbeat", "conductor_heartbeat"));
     assert_eq!(ended.code, Some(1));
     for words in [
-        "service a: services.a.config: the config does not fit: unknown field `colour`",
-        "service b: services.b.config: it takes no config",
+        "service a: services.a.config.colour: unknown key",
+        "service b: services.b.config.x: unknown key; this conductor takes no config",
         "it offers no service \\\"butler\\\"; it offers \\\"steward\\\", \\\"deaf\\\": set service",
         "it offers no service; its conductor \\\"default\\\" can be used in [types.NAME]",
         "it offers several services, none of them named as the table \\\"e\\\": \\\"steward\\\", \\\"deaf\\\"",

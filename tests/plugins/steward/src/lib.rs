@@ -53,8 +53,8 @@ impl Service for Steward {
     fn methods() -> Methods<Self, Host> {
         Methods::new()
             .on("mark", Self::mark)
-            .on("key", Self::key)
             .on("told", Self::told)
+            .on("key", Self::key)
             .on("heard", Self::heard)
             .on("list", Self::list)
             .on("clients", Self::clients)
