@@ -172,6 +172,15 @@ mod tests {
     }
 
     #[test]
+    fn the_sdk_takes_its_contract_from_one_minor_version() {
+        let version = workspace::package("conductor-host-abi").unwrap()["version"].as_str().unwrap().to_owned();
+        let (minor, _) = version.rsplit_once('.').unwrap();
+        let root = std::fs::read_to_string(workspace::root().join("Cargo.toml")).unwrap();
+        let wanted = root.lines().find(|line| line.starts_with("conductor-host-abi = ")).unwrap();
+        assert!(wanted.contains(&format!("version = \"~{minor}\"")), "{wanted}");
+    }
+
+    #[test]
     fn the_published_crates_have_the_licences_in_them() {
         for name in ["LICENSE-MIT", "LICENSE-APACHE"] {
             let text = std::fs::read(workspace::root().join(name)).unwrap();
