@@ -112,7 +112,8 @@ pub trait Conductor: Send + Sized + 'static {
     const TOKIO: bool = false;
 
     /// Makes the conductor of a session: when the session is made (or at its first event where [`LAZY`](Self::LAZY)), and
-    /// again after a restart of the host.
+    /// again after a restart of the host. Runs on a thread of the host for plugin code, as every event does, and before every other event of its
+    /// session; other sessions' run at the same time.
     ///
     /// # Errors
     /// The session is not made then, and its administrator gets the error; after a restart it is kept as *unavailable*.
@@ -133,6 +134,7 @@ pub trait Conductor: Send + Sized + 'static {
     /// Makes the conductor again from the state that [`Session::save`] kept last: after a restart of the host, and when the session is
     /// moved to a newer build of the plugin. The state may have been saved by an older build. Runs in place of
     /// [`create`](Self::create), which runs where nothing was saved. Where this is not written, `create` runs and the state stays.
+    /// Thread and order are those of `create`; timers that were due meanwhile are told after it.
     ///
     /// # Errors
     /// The session is kept as *unavailable*, its state untouched.
@@ -177,7 +179,8 @@ pub trait Conductor: Send + Sized + 'static {
     }
 
     /// A device that knows the pin asks to join, or to join again: may it, and what may it do then? Called before its token is signed,
-    /// and only if the session is neither locked nor full. Where this is not written, everybody may join and do everything in the session.
+    /// and only if the session is neither locked nor full. Where this is not written, everybody may join, as with
+    /// [`Join::accept`]: one that is new may do everything in the session, one that joins again what it could before.
     ///
     /// Whom this accepts is in [`Session::clients`] a moment later, and not at all where the store cannot be written, the session filled up or the
     /// deadline passed meanwhile; the next joins may be asked about before that. So where the number of clients matters, say it by

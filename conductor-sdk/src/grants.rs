@@ -146,33 +146,25 @@ impl Joining {
 /// use conductor_sdk::{Grants, Join};
 ///
 /// let everything: Join = Grants::all().into();
-/// assert_eq!(everything, Join::accept());
+/// assert_eq!(everything, Join::Accept(Grants::all()));
+/// assert_eq!(Join::accept(), Join::AcceptAsBefore);
 /// assert_eq!(Join::refuse("the game has begun"), Join::Refuse("the game has begun".into()));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Join {
-    /// It may, and then do this.
+    /// It may, and do this from now on, whatever it could before.
     Accept(Grants),
-    /// It may, and do what it could before: everything, for one that is new.
+    /// It may, and do what it could before: everything, for one that is new. What [`accept`](Self::accept) gives.
     AcceptAsBefore,
     /// It may not, for this reason. On `/v1` the client is told the reason; on `/api` it looks like a wrong pin.
     Refuse(String),
 }
 
 impl Join {
-    /// It may join, and do everything in the session, also where [`Session::set_grants`](crate::Session::set_grants) gave it less before.
-    ///
-    /// ```
-    /// assert!(matches!(conductor_sdk::Join::accept(), conductor_sdk::Join::Accept(_)));
-    /// ```
-    #[must_use]
-    pub fn accept() -> Self {
-        Self::Accept(Grants::all())
-    }
-
-    /// It may join, and do what it could before: everything, for one that is new, and what [`Session::set_grants`](crate::Session::set_grants)
-    /// or an earlier join gave it, for one that joins again.
+    /// It may join, and do what it could before: one that is new everything; one that joins again what
+    /// [`Session::set_grants`](crate::Session::set_grants) or an earlier join gave it, so that nobody gets rid of what was taken from him by
+    /// joining again. To give it everything in any case, answer `Grants::all().into()`.
     ///
     /// ```
     /// # use conductor_sdk::{prelude::*, testing::Rig};
@@ -182,7 +174,7 @@ impl Join {
     /// #     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lobby) }
     /// #     fn methods() -> Methods<Self> { Methods::new().on("mute", Self::mute) }
     /// async fn joining(&mut self, _: &Session, joining: &Joining) -> Result<Join> {
-    ///     Ok(if joining.client() == "mallory" { Join::refuse("not you") } else { Join::accept_as_before() })
+    ///     Ok(if joining.client() == "mallory" { Join::refuse("not you") } else { Join::accept() })
     /// }
     /// # }
     /// # impl Lobby { async fn mute(&mut self, session: &Session, client: String) -> Result<()> { session.set_grants(&client, Grants::none()).await } }
@@ -194,7 +186,7 @@ impl Join {
     /// # assert_eq!(rig.grants("ann"), Some(Grants::none()));
     /// ```
     #[must_use]
-    pub fn accept_as_before() -> Self {
+    pub fn accept() -> Self {
         Self::AcceptAsBefore
     }
 
@@ -304,12 +296,14 @@ impl Leave {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conductor::Answer;
 
     #[test]
     fn the_answers_to_a_join_look_the_same_for_ever() {
         for (join, json) in [
-            (Join::accept(), r#"{"grants":{}}"#),
-            (Join::accept_as_before(), "{}"),
+            (Join::accept(), "{}"),
+            (Answer::answer(), "{}"),
+            (Grants::all().into(), r#"{"grants":{}}"#),
             (Join::refuse("no"), r#"{"refuse":"no"}"#),
             (Grants::none().publish(["a"]).into(), r#"{"grants":{"subscribe":[],"publish":["a"]}}"#),
         ] {

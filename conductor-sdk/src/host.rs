@@ -9,10 +9,7 @@ use std::{
 use conductor_abi::wire::{self, ClientInfo, SessionMeta, SessionsMeta, call};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{
-    Client, NewSession, Publish, Result, Session, SessionInfo, Task, TaskOutput,
-    session::{call_now, to_json},
-};
+use crate::{Client, NewSession, Publish, Result, Session, SessionInfo, Task, TaskOutput, session::to_json};
 
 /// What a service can do: with all sessions, as an administrator could, and for itself. A cheap handle: clone it into tasks.
 ///
@@ -196,12 +193,12 @@ impl Host {
     ///
     /// ```
     /// # use conductor_sdk::prelude::*;
-    /// # fn f(host: &Host, id: &str) -> Result<()> {
-    /// let names: Vec<String> = host.clients(id)?.iter().map(|client| client.id().to_owned()).collect();
+    /// # async fn f(host: &Host, id: &str) -> Result<()> {
+    /// let names: Vec<String> = host.clients(id).await?.iter().map(|client| client.id().to_owned()).collect();
     /// # Ok(()) }
     /// ```
-    pub fn clients(&self, session: &str) -> Result<Vec<Client>> {
-        let reply = call_now(&self.0, call::CLIENTS, &named(session)?)?;
+    pub async fn clients(&self, session: &str) -> Result<Vec<Client>> {
+        let reply = self.0.call(call::CLIENTS, "", "", &named(session)?, &[]).await?;
         let infos: Vec<ClientInfo> = serde_json::from_slice(&reply)?;
         Ok(infos.into_iter().map(Client::new).collect())
     }

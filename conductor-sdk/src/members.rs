@@ -7,9 +7,9 @@ use conductor_abi::wire::{JoinRules, call};
 use crate::{Grants, Result, Session, session::to_json};
 
 impl Session {
-    /// Replaces what `client` may do, at once: subscriptions that it may no longer have end. It holds until the next call, or until
-    /// [`Conductor::joining`](crate::Conductor::joining) answers the client's next join: [`Join::accept`](crate::Join::accept) there gives it
-    /// everything again.
+    /// Replaces what `client` may do, at once: subscriptions that it may no longer have end. It holds until the next call, until
+    /// [`Conductor::joining`](crate::Conductor::joining) answers one of the client's later joins with [`Grants`] ([`Join::accept`](crate::Join::accept)
+    /// there leaves it as it is), or until the client has left: who comes back after that begins anew.
     ///
     /// Where the broker is outside of the host, it holds from the client's next join on: there the token says what a client may do.
     ///

@@ -17,7 +17,7 @@ type Call<C, H> = Box<dyn for<'a> Fn(&'a mut C, &'a H, &'a [u8]) -> BoxFuture<'a
 type Otherwise<C, H> = Box<dyn for<'a> Fn(&'a mut C, &'a H, Request) -> BoxFuture<'a, Result<Vec<u8>>> + Send + Sync>;
 
 /// A plain async method `async fn(&mut self, &Session, P) -> Result<R>` (a service's: with `&Host`): what [`Methods::on`] takes. Not to be named outside of
-/// this crate, so that other kinds of methods can come later.
+/// this crate.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no method of a conductor",
     label = "expected an `async fn(&mut self, &Session, P) -> Result<R>` whose future is `Send`"

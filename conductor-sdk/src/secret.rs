@@ -8,10 +8,10 @@ use serde::{
     de::{Error, Visitor},
 };
 
-/// A secret in a conductor's config: a password, a token, a key. Its `Debug` shows nothing of it.
+/// A secret in a conductor's or a service's config: a password, a token, a key. Its `Debug` shows nothing of it.
 ///
 /// In the settings of the host it is a text, or `{ file = "path" }` or `{ env = "NAME" }`: the host reads the file (or the variable) when it loads
-/// the plugin, and the conductor gets the text. Its JSON Schema says `writeOnly`, which is how the host knows where secrets are.
+/// the plugin, and who is made with the config gets the text. Its JSON Schema says `writeOnly`, which is how the host knows where secrets are.
 ///
 /// ```
 /// use conductor_sdk::prelude::*;

@@ -14,7 +14,8 @@ use crate::{CloseReason, Host, Link, Message, Methods, Result, SessionClosed, Se
 ///
 /// The host calls it, **one event at a time**, on its threads for plugin code, as it does a [`Conductor`](crate::Conductor): a handler must
 /// not block its thread, has a deadline (5 s unless the settings say otherwise), and a panic in it ends the service alone: it is *faulted* then,
-/// visibly, until the host starts again. A service keeps no state and has no timers that survive a restart.
+/// visibly, until it is made again: at a reload (SIGHUP or `POST /v1/plugins/reload`), or when the host starts again. A service keeps no state
+/// and has no timers that survive a restart.
 ///
 /// Only [`create`](Self::create) must be written. Later versions add provided functions only.
 ///
@@ -50,7 +51,8 @@ use crate::{CloseReason, Host, Link, Message, Methods, Result, SessionClosed, Se
 /// # fn main() {}
 /// ```
 pub trait Service: Send + Sized + 'static {
-    /// What `config` in the service's settings must look like; `()` for none.
+    /// What `config` in the service's settings must look like; `()` for none. The host checks it, and reads a [`Secret`](crate::Secret) in it, as it does
+    /// with [`Conductor::Config`](crate::Conductor::Config).
     ///
     /// ```
     /// # use conductor_sdk::prelude::*;
@@ -90,6 +92,9 @@ pub trait Service: Send + Sized + 'static {
     /// Makes the service: at the start of the host, once the broker serves and the stored sessions are there, and before the admin port answers;
     /// and again when a newer build takes its place. What happens meanwhile is told afterwards, so that a session that opens now may be in
     /// [`Host::sessions`] already and told by [`session_opened`](Self::session_opened) as well.
+    ///
+    /// Runs on a thread of the host for plugin code, as every event does, and at the same time as the other services are made: in which order,
+    /// nobody knows.
     ///
     /// # Errors
     /// The host does not start, unless the service's settings say `required = false`: then it is *unavailable*, and says why.

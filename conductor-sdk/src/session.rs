@@ -127,7 +127,7 @@ impl Session {
     /// ```
     #[must_use]
     pub fn now(&self) -> SystemTime {
-        let millis = call_now(self, call::NOW, &[]).and_then(|reply| Ok(serde_json::from_slice::<u64>(&reply)?));
+        let millis = call_now(self, call::NOW).and_then(|reply| Ok(serde_json::from_slice::<u64>(&reply)?));
         match millis {
             Ok(millis) => SystemTime::UNIX_EPOCH + Duration::from_millis(millis),
             Err(error) => {
@@ -215,7 +215,7 @@ impl Session {
     /// ```
     #[must_use]
     pub fn clients(&self) -> Vec<Client> {
-        let clients = call_now(self, call::CLIENTS, &[]).and_then(|reply| Ok(serde_json::from_slice::<Vec<ClientInfo>>(&reply)?));
+        let clients = call_now(self, call::CLIENTS).and_then(|reply| Ok(serde_json::from_slice::<Vec<ClientInfo>>(&reply)?));
         match clients {
             Ok(clients) => clients.into_iter().map(Client::new).collect(),
             Err(error) => {
@@ -291,7 +291,8 @@ impl Session {
     /// are refused. Returns as soon as the host has accepted it.
     ///
     /// # Errors
-    /// Where it is closed already.
+    /// Where it is closed already, and in [`Conductor::create`](crate::Conductor::create) where the session is not made yet: an error of `create` is what ends
+    /// it there.
     ///
     /// ```
     /// # use conductor_sdk::prelude::*;
@@ -306,8 +307,8 @@ impl Session {
 }
 
 /// For calls that the contract says are ready at the first poll.
-pub(crate) fn call_now(session: &Session, kind: &str, meta: &[u8]) -> Result<RVec<u8>> {
-    let call = pin!(session.call(kind, "", "", meta, &[]));
+fn call_now(session: &Session, kind: &str) -> Result<RVec<u8>> {
+    let call = pin!(session.call(kind, "", "", &[], &[]));
     match call.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(reply) => reply,
         Poll::Pending => Err(Error::of(code::INTERNAL, format!("the host did not answer {kind:?} at once"))),

@@ -52,6 +52,9 @@ use crate::{CloseReason, Conductor, Error, Result, Saved, Session, export, guard
 
 /// One conductor in one session, and the hands of the test around it.
 ///
+/// The conductor and its tasks run on the test's thread, inside of the functions here and in a fixed order: each returns when what it caused is done,
+/// or waits for time to pass.
+///
 /// ```
 /// use conductor_sdk::{prelude::*, testing::Rig};
 ///
@@ -249,7 +252,7 @@ impl Rig {
         result
     }
 
-    /// The names of all that the conductor was told since its start, its making apart: `request`, `message`, `joining`, … For a test that
+    /// The names of the events that the conductor was told since its start, its making apart: `request`, `message`, `joining`, … For a test that
     /// wants to know what it has not tried.
     ///
     /// ```
@@ -258,14 +261,14 @@ impl Rig {
     /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
     /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
     /// let _ = rig.request("fly", ());
-    /// assert!(rig.told().contains("request"));
+    /// assert!(rig.events().contains("request"));
     /// ```
     #[must_use]
-    pub fn told(&self) -> BTreeSet<String> {
+    pub fn events(&self) -> BTreeSet<String> {
         lock(&self.state).told.clone()
     }
 
-    /// The names of all that the conductor has asked of its session since its start: `publish`, `save`, `timer`, … (Spawned tasks and
+    /// The names of the calls by which the conductor has asked something of its session since its start: `publish`, `save`, `timer`, … (Spawned tasks and
     /// lines for the log have none.)
     ///
     /// ```
@@ -276,10 +279,10 @@ impl Rig {
     /// #     async fn create(session: &Session, _: ()) -> Result<Self> { session.publish("lamp", "off").await?; Ok(Lamp) }
     /// # }
     /// let rig = Rig::start::<Lamp>(()).unwrap();
-    /// assert!(rig.asked().contains("publish"));
+    /// assert!(rig.calls().contains("publish"));
     /// ```
     #[must_use]
-    pub fn asked(&self) -> BTreeSet<String> {
+    pub fn calls(&self) -> BTreeSet<String> {
         lock(&self.state).asked.clone()
     }
 

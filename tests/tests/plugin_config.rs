@@ -3,7 +3,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use conductor_tests::{Host, HostOptions, host};
+use conductor_tests::{Host, HostOptions, artefacts, host, http::post};
 use serde_json::json;
 use tempfile::tempdir;
 
@@ -37,7 +37,7 @@ fn all_mistakes_in_all_configs_are_told_at_once() {
 }
 
 #[test]
-fn secrets_reach_the_conductor_and_nobody_else() {
+fn secrets_reach_conductors_and_services_and_nobody_else() {
     let folder = tempdir().unwrap();
     let file = folder.path().join("front-code");
     fs::write(&file, "from-the-file\n").unwrap();
@@ -50,7 +50,11 @@ fn secrets_reach_the_conductor_and_nobody_else() {
         })
         .to_string(),
     );
+    let options = options.set("services.steward.plugin", json!(artefacts::plugin("conductor_test_steward")));
+    let options = options.set("services.steward.config.key.file", json!("front-code"));
     let mut host = Host::start_in(folder, options);
+    let key = post(host.admin, "/v1/services/steward/requests", "{\"method\": \"key\"}");
+    assert_eq!(key.json()["result"], "from-the-file".len(), "{key:?}");
     let session = host.create("keeper");
     let lengths =
         json!({"front": "from-the-file".len(), "back": "from-the-settings".len(), "open": 0, "token": "from-the-environment".len()});

@@ -173,7 +173,9 @@ fn as_json_it_has_the_documented_keys() {
         (&conductor["name"], &conductor["lazy"], &conductor["hooks"]),
         (&json!("echo"), &json!(false), &json!(["message", "link", "close"]))
     );
-    assert_eq!(conductor["config"]["type"], "null");
+    assert_eq!((&conductor["config"]["type"], &conductor["requires"]), (&json!("null"), &json!([])));
+    let (_, decides) = desk.inspect_json(&artefacts::plugin("conductor_test_range"));
+    assert_eq!(decides["conductors"][0]["requires"], json!(["joining"]));
     let method = conductor["methods"].as_array().unwrap().iter().find(|method| method["name"] == "say").unwrap();
     assert_eq!((&method["params"]["required"], &method["result"]["type"]), (&json!(["name", "payload"]), &json!("null")));
 

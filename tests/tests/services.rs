@@ -204,8 +204,8 @@ fn what_cannot_be_made_stops_the_start_or_is_listed() {
     let ended = run_refused(folder.path(), &wrong.plugin("heartbeat", "conductor_heartbeat"));
     assert_eq!(ended.code, Some(1));
     for words in [
-        "services.a.config.colour: unknown key",
-        "services.b.config.x: unknown key",
+        "service a: services.a.config.colour: unknown key",
+        "service b: services.b.config.x: unknown key; it takes no config",
         "it offers no service \\\"butler\\\"; it offers \\\"steward\\\", \\\"deaf\\\": set service",
         "it offers no service; its conductor \\\"default\\\" can be used in [types.NAME]",
         "it offers several services, none of them named as the table \\\"e\\\": \\\"steward\\\", \\\"deaf\\\"",
@@ -250,4 +250,5 @@ service \"heartbeat\"
     let ended = run(folder.path(), &["plugin", "inspect", "--json", file.to_str().unwrap()]);
     let shown: Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!((&shown["conductors"], &shown["services"][0]["name"]), (&json!([]), &json!("heartbeat")));
+    assert_eq!(shown["services"][0]["requires"], json!([]));
 }

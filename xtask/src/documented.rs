@@ -62,6 +62,16 @@ fn public_items() -> Vec<Item> {
     items
 }
 
+/// What follows the parameters, among which there may be functions with results of their own.
+fn result_of(signature: &str) -> &str {
+    let mut open = 0;
+    let end = signature.find(|c| {
+        open += i32::from(c == '(') - i32::from(c == ')');
+        c == ')' && open == 0
+    });
+    end.map_or("", |end| &signature[end..])
+}
+
 #[test]
 fn every_public_item_of_the_sdk_has_an_example_and_says_its_errors() {
     let items = public_items();
@@ -75,7 +85,7 @@ fn every_public_item_of_the_sdk_has_an_example_and_says_its_errors() {
         if !documentation.contains("```") {
             lacking.push(format!("{place}: {signature}: no example"));
         }
-        let fails = signature.contains("fn ") && signature.split_once("->").is_some_and(|(_, result)| result.contains("Result<"));
+        let fails = signature.contains("fn ") && result_of(&signature).contains("Result<");
         if fails && !documentation.contains("# Errors") {
             lacking.push(format!("{place}: {signature}: which errors?"));
         }

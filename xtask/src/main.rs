@@ -24,8 +24,8 @@ The commands of this repository:
                                 the tests need (Debian, as root), or says what is missing.
   cargo xtask test --windows    builds host and plugins for Windows and runs them under Wine. Needs packages
                                 of Debian on x86-64, which it installs as root.
-  cargo xtask bench [NAME …]    measures size, memory, requests, blocking (all, without a name); takes a few
-                                minutes, needs Linux and wrk.
+  cargo xtask bench [NAME …]    measures size, memory, requests, blocking, containment (all, without a name);
+                                takes a few minutes, needs Linux and wrk.
   cargo xtask other-compilers   builds a plugin with the oldest compiler that the SDK supports and with a newer one than
                                 ours, for the tests; part of `test`.
   cargo xtask semver [REV]      compares the public API of the SDK and its contract with that of a revision (of the last

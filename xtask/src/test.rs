@@ -107,8 +107,33 @@ mod tests {
         files.filter(|file| file.extension().is_some_and(|end| ends.iter().any(|known| *known == end))).collect()
     }
 
+    /// What GitHub calls the headings of a page in links to them: small letters, dashes for spaces, and of the rest `_` and `-` alone.
+    fn anchors(page: &str) -> Vec<String> {
+        let mut code = false;
+        let outside = page.lines().filter(|line| {
+            let fence = line.trim_start().starts_with("```");
+            code ^= fence;
+            !code && !fence
+        });
+        let headings = outside.filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')));
+        let mut anchors: Vec<String> = Vec::new();
+        for heading in headings {
+            let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+            let anchor = kept.collect::<String>().to_lowercase().replace(' ', "-");
+            let same = anchors.iter().filter(|known| **known == anchor).count();
+            anchors.push(if same == 0 { anchor } else { format!("{anchor}-{same}") });
+        }
+        anchors
+    }
+
     #[test]
-    fn no_page_has_a_merge_that_is_not_done_or_a_link_to_no_file() {
+    fn headings_are_linked_to_as_github_does() {
+        let page = "# Up & away\n## 6. What `x_y` is\n```sh\n# no heading\n```\n### `GET /v1/metrics`: counts\n## Up & away\n#nor this\n";
+        assert_eq!(anchors(page), ["up--away", "6-what-x_y-is", "get-v1metrics-counts", "up--away-1"]);
+    }
+
+    #[test]
+    fn no_page_has_a_merge_that_is_not_done_or_a_link_to_no_place() {
         let pages = pages();
         assert!(pages.len() > 15, "{pages:?}");
         for page in pages {
@@ -119,8 +144,13 @@ mod tests {
             }
             if page.extension().is_some_and(|end| end == "md") {
                 for (link, _) in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')) {
-                    let file = link.split('#').next().unwrap_or_default();
-                    assert!(link.contains("://") || page.with_file_name(file).exists(), "{}: {link}", page.display());
+                    let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+                    let file = if file.is_empty() { page.clone() } else { page.with_file_name(file) };
+                    assert!(link.contains("://") || file.exists(), "{}: {link}", page.display());
+                    if !anchor.is_empty() && file.extension().is_some_and(|end| end == "md") {
+                        let known = anchors(&std::fs::read_to_string(&file).unwrap());
+                        assert!(known.iter().any(|known| known == anchor), "{}: {link} is none of {known:?}", page.display());
+                    }
                 }
             }
         }
@@ -131,14 +161,23 @@ mod tests {
         let crates = ["plugins", "tests/plugins"].map(|folder| workspace::root().join(folder));
         let folders = crates.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
         let sources = folders.flat_map(|folder| [folder.join("src/lib.rs"), folder.join("lib.rs")]).filter(|file| file.exists());
-        // This one is made of the contract's own source, in another version.
-        let sources = sources.filter(|file| !file.ends_with("variant/lib.rs"));
+        // One is made of the contract's own source, in another version; the other does without the SDK, and so names the entry symbol itself.
+        let sources = sources.filter(|file| !file.ends_with("variant/lib.rs") && !file.ends_with("raw/src/lib.rs"));
         let sources: Vec<_> = sources.chain([workspace::root().join("host/src/plugin/new/lib.rs")]).collect();
         assert!(sources.len() >= 7, "{sources:?}");
         for source in sources {
             let text = std::fs::read_to_string(&source).unwrap();
             assert!(text.lines().any(|line| line == "#![forbid(unsafe_code)]"), "{} does not forbid unsafe code", source.display());
         }
+    }
+
+    #[test]
+    fn the_sdk_takes_its_contract_from_one_minor_version() {
+        let version = workspace::package("conductor-host-abi").unwrap()["version"].as_str().unwrap().to_owned();
+        let (minor, _) = version.rsplit_once('.').unwrap();
+        let root = std::fs::read_to_string(workspace::root().join("Cargo.toml")).unwrap();
+        let wanted = root.lines().find(|line| line.starts_with("conductor-host-abi = ")).unwrap();
+        assert!(wanted.contains(&format!("version = \"~{minor}\"")), "{wanted}");
     }
 
     #[test]

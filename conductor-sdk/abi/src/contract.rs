@@ -405,6 +405,18 @@ mod tests {
         assert_eq!([offset_of!(ConductorObj, data), offset_of!(ConductorObj, table)], [0, 8]);
         assert_eq!([offset_of!(HostObj, data), offset_of!(HostObj, table)], [0, 8]);
         assert_eq!(size_of::<FfiFuture<Reply>>(), 24);
+        // What a later version appends makes a table longer; these places stay.
+        assert_eq!([offset_of!(ConductorTable, drop), offset_of!(ConductorTable, handle)], [0, 8]);
+        let places = [offset_of!(HostTable, drop), offset_of!(HostTable, call), offset_of!(HostTable, spawn), offset_of!(HostTable, log)];
+        assert_eq!(places, [0, 8, 16, 24]);
+        let places = [
+            offset_of!(PluginRoot, manifest),
+            offset_of!(PluginRoot, init),
+            offset_of!(PluginRoot, handle),
+            offset_of!(PluginRoot, set_log_level),
+            offset_of!(PluginRoot, create),
+        ];
+        assert_eq!(places, [0, 8, 16, 24, 32]);
         assert_eq!([size_of::<ConductorTable>(), size_of::<HostTable>(), size_of::<PluginRoot>()], [16, 32, 40]);
     }
 }

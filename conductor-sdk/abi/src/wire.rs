@@ -1,8 +1,9 @@
 //! What travels inside `meta`, `body` and manifests: JSON that may grow, the names of events and calls, and error codes.
 //!
 //! Rules for every later version: keys are added, never renamed or given another meaning; unknown keys are ignored; a
-//! missing key has its type's default (nothing, 0, no) unless another is stated. All structs may get fields, so they are made
-//! from their `Default` (or `new`) and then filled.
+//! missing key has its type's default (nothing, 0, no) unless another is stated. One struct has keys that are always there, and is not
+//! read without them: [`CreateMeta`], of which those that its `new` takes are required; what later versions add to it has a default,
+//! too. All structs may get fields, so they are made from their `Default` (or `new`) and then filled.
 
 // Said in full, since fixtures of the tests take this file in by its path.
 #[path = "wire/service.rs"]
@@ -107,7 +108,7 @@ pub mod call {
     /// Send `body` on `/{id}/{subject}`, or with `client` on `/{id}/to/{client}/{subject}`; `meta` is a [`super::PublishMeta`].
     pub const PUBLISH: &str = "publish";
     /// The clients of the session (to a service: of the session that `meta`, a [`super::SessionMeta`], names); the reply is a JSON list of
-    /// [`super::ClientInfo`]. Ready at the first poll.
+    /// [`super::ClientInfo`]. To a conductor, about its own session, ready at the first poll; to a service when the host has it.
     pub const CLIENTS: &str = "clients";
     /// The time, as JSON milliseconds since the Unix epoch. Ready at the first poll.
     pub const NOW: &str = "now";
@@ -131,7 +132,7 @@ pub mod call {
     /// Close this session. Answered as soon as it is accepted: the conductor's own `close` comes after the current event.
     pub const CLOSE: &str = "close";
     /// For services: the sessions that are open, in a fixed order, by pages; `meta` is a [`super::SessionsMeta`], the reply a JSON list of
-    /// [`super::SessionInfo`]. An empty list is the end. Ready at the first poll.
+    /// [`super::SessionInfo`]. An empty list is the end.
     pub const SESSIONS: &str = "sessions";
     /// For services: make a session of the type `subject`; the reply is a JSON [`super::SessionCreated`].
     pub const CREATE_SESSION: &str = "create_session";

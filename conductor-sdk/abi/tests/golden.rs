@@ -103,6 +103,12 @@ fn what_is_missing_has_its_default() {
     assert_eq!(of_nothing::<ConductorManifest>(), r#"{"name":"","hooks":[],"methods":[],"lazy":false}"#);
     let meta: CreateMeta = serde_json::from_str(r#"{"session":"1","type":"t","config":{},"seed":"5e","time":9}"#).unwrap();
     assert!(!meta.restoring && meta.state_version == 0 && meta.caller.is_none());
+    for key in ["session", "type", "config", "seed", "time"] {
+        let mut short = serde_json::to_value(&meta).unwrap();
+        assert!(short.as_object_mut().unwrap().remove(key).is_some());
+        let text = short.to_string();
+        assert!(serde_json::from_str::<CreateMeta>(&text).is_err(), "{text}");
+    }
 }
 
 #[test]

@@ -206,6 +206,7 @@ impl Conductor for Range {
             .on("save", Self::save)
             .on("kick", Self::kick)
             .on("rules", Self::rules)
+            .on("mute", Self::mute)
             .on("wrong", Self::wrong)
     }
     async fn joining(&mut self, _: &Session, joining: &Joining) -> Result<Join> {
@@ -214,6 +215,7 @@ impl Conductor for Range {
             "confused" => Err(Error::new("no idea")),
             "astray" => Ok(Grants::all().subscribe(["/other/#"]).into()),
             "ann" => Ok(Grants::all().publish(["buzz"]).into()),
+            "chair" => Ok(Grants::all().into()),
             _ => Ok(Join::accept()),
         }
     }
@@ -249,6 +251,9 @@ impl Range {
         self.heard.push("kicked".into());
         Ok(())
     }
+    async fn mute(&mut self, session: &Session, client: String) -> Result<()> {
+        session.set_grants(&client, Grants::none()).await
+    }
     async fn rules(&mut self, session: &Session, most: u32) -> Result<()> {
         session.set_max_clients(most).await?;
         session.lock_joining(most == 0).await?;
@@ -271,6 +276,23 @@ impl Range {
 
 fn heard(rig: &mut Rig) -> Vec<String> {
     serde_json::from_value(rig.request("heard", ()).unwrap()).unwrap()
+}
+
+#[test]
+fn who_joins_again_may_do_what_it_could_before_unless_the_conductor_says_what() {
+    for (client, then) in [("bob", Grants::none()), ("ann", Grants::all().publish(["buzz"])), ("chair", Grants::all())] {
+        let mut rig = Rig::start::<Range>(()).unwrap();
+        rig.join(client).unwrap();
+        rig.request("mute", client).unwrap();
+        rig.join(client).unwrap();
+        assert_eq!(rig.grants(client), Some(then), "{client}");
+    }
+    let mut rig = Rig::start::<Range>(()).unwrap();
+    rig.join("bob").unwrap();
+    rig.request("mute", "bob").unwrap();
+    rig.leave("bob", Leave::Expired).unwrap();
+    rig.join("bob").unwrap();
+    assert_eq!(rig.grants("bob"), Some(Grants::all()), "who comes back begins anew");
 }
 
 #[test]

@@ -44,6 +44,7 @@ struct Offered<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     lazy: Option<bool>,
     hooks: &'a [String],
+    requires: &'a [String],
     methods: Vec<Method<'a>>,
     other_methods: bool,
     config: Option<&'a Value>,
@@ -154,6 +155,7 @@ fn offered(manifest: &ConductorManifest, lazy: Option<bool>) -> Offered<'_> {
         name: &manifest.name,
         lazy,
         hooks: &manifest.hooks,
+        requires: &manifest.requires,
         methods: methods.collect(),
         other_methods: manifest.other_methods,
         config: manifest.config.as_ref(),
@@ -197,11 +199,14 @@ fn text(report: &Report<'_>) -> String {
 }
 
 fn offer(text: &mut String, kind: &str, made: &str, offered: &Offered<'_>) {
-    let Offered { name, hooks, methods, other_methods, config, .. } = offered;
+    let Offered { name, hooks, requires, methods, other_methods, config, .. } = offered;
     *text += &format!("\n{kind} \"{}\"\n", plain(name));
     let mut line = |name: &str, value: String| *text += &format!("  {name:<9} {value}\n");
     line("made", made.to_owned());
     line("hooks", if hooks.is_empty() { "none".to_owned() } else { plain(&hooks.join(", ")) });
+    if !requires.is_empty() {
+        line("requires", plain(&requires.join(", ")));
+    }
     line("config", config.map_or_else(|| "unknown".to_owned(), |config| schema::parameters(config).unwrap_or("none".to_owned())));
     let mut methods: Vec<String> = methods.iter().map(signature).collect();
     if *other_methods {
@@ -251,12 +256,14 @@ mod tests {
     #[test]
     fn a_conductor_is_shown_in_plain_text() {
         let manifest = manifest(json!({
-            "name": "a\u{1b}[2J\nb", "hooks": ["mess\u{7}age", "close"], "lazy": true, "config": {"type": "null"}, "other_methods": true,
+            "name": "a\u{1b}[2J\nb", "hooks": ["mess\u{7}age", "close"], "requires": ["joining", "b\u{7}"], "lazy": true, "config": {"type": "null"}, "other_methods": true,
             "methods": [
                 {"name": "x\ny", "params": {"type": "object", "properties": {"n\u{202e}": {"type": "string"}}}, "result": {"type": "null"}},
                 {"name": "old"}
             ],
         }));
+        let mut undemanding = manifest.clone();
+        undemanding.requires.clear();
         let report = Report {
             ok: true,
             file: "/p/\u{1b}.so".to_owned(),
@@ -269,7 +276,7 @@ mod tests {
             host_abi: "1.0.0",
             sdk: "s\u{9b}dk",
             conductors: vec![offered(&manifest, Some(true))],
-            services: vec![offered(&manifest, None)],
+            services: vec![offered(&undemanding, None)],
         };
         let expected = "\
 /p/\\u{1b}.so: this host loads it
@@ -282,6 +289,7 @@ mod tests {
 conductor \"a\\u{1b}[2J\\u{a}b\"
   made      at the session's first event (lazy)
   hooks     mess\\u{7}age, close
+  requires  joining, b\\u{7}
   config    none
   methods   x\\u{a}y {n\\u{202e}?: string} -> null
             old

@@ -100,7 +100,7 @@ impl Conductor for Remote {
         let mut answer = self.tell(session, Kind::Joining, detail).await?;
         let join = answer.join.take();
         answer.into_result()?;
-        Ok(join.map_or(Join::accept_as_before(), Into::into))
+        Ok(join.map_or(Join::accept(), Into::into))
     }
 
     async fn left(&mut self, session: &Session, left: &Left) -> Result<()> {
@@ -153,6 +153,7 @@ impl Conductor for Remote {
             CloseReason::Conductor => "conductor",
             CloseReason::Expired => "expired",
             CloseReason::HostStopping => "host_stopping",
+            CloseReason::Replaced => "replaced",
             _ => "other",
         };
         self.report(session, Kind::Close, Event { reason: Some(reason), ..Event::default() }).await

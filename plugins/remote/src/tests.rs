@@ -97,6 +97,21 @@ fn every_event_is_told_with_all_that_belongs_to_it() {
 }
 
 #[test]
+fn why_a_session_ends_is_told() {
+    for (reason, told) in [
+        (CloseReason::Requested, "requested"),
+        (CloseReason::Conductor, "conductor"),
+        (CloseReason::Expired, "expired"),
+        (CloseReason::HostStopping, "host_stopping"),
+        (CloseReason::Replaced, "replaced"),
+    ] {
+        let (mut rig, service) = start(&["close"], |_| Value::Null);
+        rig.close(reason).unwrap();
+        assert_eq!(service.events()[0]["reason"], told);
+    }
+}
+
+#[test]
 fn what_is_not_chosen_is_not_told_and_requests_always_are() {
     let (mut rig, service) = start(&[], |_| json!({ "grants": [{ "client": "ann", "publish": [] }] }));
     rig.join("ann").unwrap();

@@ -69,8 +69,8 @@ impl Kit {
     }
 
     pub(crate) fn look(&mut self) {
-        self.told.extend(self.rig.told());
-        self.asked.extend(self.rig.asked());
+        self.told.extend(self.rig.events());
+        self.asked.extend(self.rig.calls());
     }
 }
 

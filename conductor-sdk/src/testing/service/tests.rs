@@ -18,7 +18,7 @@ impl Service for Steward {
 
     async fn message(&mut self, host: &Host, session: &str, message: &Message) -> Result<()> {
         let sender = message.sender().unwrap_or_default();
-        let to = host.clients(session)?.first().map(|client| client.id().to_owned()).unwrap_or_default();
+        let to = host.clients(session).await?.first().map(|client| client.id().to_owned()).unwrap_or_default();
         host.publish_to(session, &to, "heard", format!("{sender} {}", message.text()?)).qos(1).await
     }
 

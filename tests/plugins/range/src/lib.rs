@@ -106,7 +106,6 @@ impl Conductor for Range {
         Ok(match joining.client() {
             "mallory" => Join::refuse("not you"),
             "astray" => Grants::all().subscribe(["/elsewhere/#"]).into(),
-            "regular" => Join::accept_as_before(),
             "listener" => Grants::all().subscribe(["stage/#"]).publish(Vec::<String>::new()).into(),
             _ => Join::accept(),
         })

@@ -17,16 +17,19 @@ struct Config {
     panic: bool,
     /// `create` blocks its thread for milliseconds.
     block: u64,
+    /// `key` answers how long it is.
+    key: Option<Secret>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { mark: "none".into(), fail: None, panic: false, block: 0 }
+        Self { mark: "none".into(), fail: None, panic: false, block: 0, key: None }
     }
 }
 
 struct Steward {
     mark: String,
+    key: Option<Secret>,
     told: Vec<String>,
     heard: u64,
 }
@@ -44,13 +47,14 @@ impl Service for Steward {
         }
         let told = host.sessions().await?.iter().map(|session| format!("found {}", session.id())).collect();
         tracing::info!(mark = config.mark, "the steward is here");
-        Ok(Self { mark: config.mark, told, heard: 0 })
+        Ok(Self { mark: config.mark, key: config.key, told, heard: 0 })
     }
 
     fn methods() -> Methods<Self, Host> {
         Methods::new()
             .on("mark", Self::mark)
             .on("told", Self::told)
+            .on("key", Self::key)
             .on("heard", Self::heard)
             .on("list", Self::list)
             .on("clients", Self::clients)
@@ -106,6 +110,10 @@ impl Steward {
         Ok(format!("{} {}", host.name(), self.mark))
     }
 
+    async fn key(&mut self, _: &Host, (): ()) -> Result<Option<usize>> {
+        Ok(self.key.as_ref().map(|key| key.expose().len()))
+    }
+
     async fn told(&mut self, _: &Host, (): ()) -> Result<Vec<String>> {
         Ok(std::mem::take(&mut self.told))
     }
@@ -129,7 +137,7 @@ impl Steward {
     }
 
     async fn clients(&mut self, host: &Host, session: String) -> Result<Vec<String>> {
-        Ok(host.clients(&session)?.iter().map(|client| client.id().to_owned()).collect())
+        Ok(host.clients(&session).await?.iter().map(|client| client.id().to_owned()).collect())
     }
 
     async fn create_session(&mut self, host: &Host, type_name: String) -> Result<(String, String)> {
