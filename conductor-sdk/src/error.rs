@@ -31,12 +31,22 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// let full = Error::new("the game is full").with_code(17).with_data(serde_json::json!({ "seats": 4 }));
 /// assert_eq!((full.code(), full.message()), (17, "the game is full"));
 /// ```
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Error {
+#[derive(Clone, PartialEq)]
+pub struct Error(Box<Parts>);
+
+/// In a box: an error is rare, and what may be one is moved with each event.
+#[derive(Clone, PartialEq)]
+struct Parts {
     code: i32,
     message: String,
     data: Option<Value>,
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Parts { code, message, data } = &*self.0;
+        f.debug_struct("Error").field("code", code).field("message", message).field("data", data).finish()
+    }
 }
 
 impl Error {
@@ -51,7 +61,7 @@ impl Error {
     }
 
     pub(crate) fn of(code: i32, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), data: None }
+        Self(Box::new(Parts { code, message: message.into(), data: None }))
     }
 
     /// Gives it a number that callers can tell it by. Numbers below zero are the host's own, hence the type.
@@ -61,7 +71,7 @@ impl Error {
     /// ```
     #[must_use]
     pub fn with_code(mut self, code: u16) -> Self {
-        self.code = i32::from(code);
+        self.0.code = i32::from(code);
         self
     }
 
@@ -73,7 +83,7 @@ impl Error {
     /// ```
     #[must_use]
     pub fn with_data(mut self, data: impl Serialize) -> Self {
-        self.data = Some(serde_json::to_value(data).unwrap_or_else(|e| Value::String(format!("(not JSON: {e})"))));
+        self.0.data = Some(serde_json::to_value(data).unwrap_or_else(|e| Value::String(format!("(not JSON: {e})"))));
         self
     }
 
@@ -84,7 +94,7 @@ impl Error {
     /// ```
     #[must_use]
     pub fn code(&self) -> i32 {
-        self.code
+        self.0.code
     }
 
     /// The sentence.
@@ -94,7 +104,7 @@ impl Error {
     /// ```
     #[must_use]
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// The details.
@@ -104,7 +114,7 @@ impl Error {
     /// ```
     #[must_use]
     pub fn data(&self) -> Option<&Value> {
-        self.data.as_ref()
+        self.0.data.as_ref()
     }
 
     /// Whether the session is closed, so that nothing can be asked of it any more.
@@ -114,7 +124,7 @@ impl Error {
     /// ```
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.code == code::CLOSED
+        self.0.code == code::CLOSED
     }
 
     /// Whether a service named a session that is not there, or not any more. (Of [`Host`](crate::Host) alone.)
@@ -130,7 +140,7 @@ impl Error {
     /// ```
     #[must_use]
     pub fn is_no_such_session(&self) -> bool {
-        self.code == code::NO_SUCH_SESSION
+        self.0.code == code::NO_SUCH_SESSION
     }
 
     /// Whether the host is older than the SDK and does not know what was asked, so that the conductor must do without it. Nothing was changed.
@@ -146,13 +156,13 @@ impl Error {
     /// ```
     #[must_use]
     pub fn is_unsupported(&self) -> bool {
-        self.code == code::UNSUPPORTED
+        self.0.code == code::UNSUPPORTED
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.0.message)
     }
 }
 
@@ -176,12 +186,13 @@ impl<E: std::error::Error> From<E> for Error {
 pub(crate) fn from_failure(failure: &Failure) -> Error {
     // Only this library's own guard says that the conductor panicked; a host that does so about itself went wrong inside.
     let code = if failure.code == code::PANIC { code::INTERNAL } else { failure.code };
-    Error { code, message: failure.message.to_string(), data: serde_json::from_slice(&failure.data).ok() }
+    Error(Box::new(Parts { code, message: failure.message.to_string(), data: serde_json::from_slice(&failure.data).ok() }))
 }
 
 pub(crate) fn into_failure(error: Error) -> Failure {
-    let data = error.data.map(|data| data.to_string().into_bytes()).unwrap_or_default();
-    Failure { data: data.into(), ..Failure::new(error.code, error.message) }
+    let Parts { code, message, data } = *error.0;
+    let data = data.map(|data| data.to_string().into_bytes()).unwrap_or_default();
+    Failure { data: data.into(), ..Failure::new(code, message) }
 }
 
 #[cfg(test)]

@@ -214,10 +214,17 @@ impl<C: Conductor> ConductorObject for Live<C> {
     fn handle<'a>(&'a mut self, event: Event<'a>) -> BorrowingFfiFuture<'a, Reply> {
         let Self { conductor, session, methods } = self;
         let (session, methods) = (&*session, &**methods);
-        let handled = guard::run(Some(session), async move {
-            let conductor = conductor.as_mut().ok_or_else(|| Error::of(code::INTERNAL, "the conductor is gone"))?;
+        let gone = || Error::of(code::INTERNAL, "the conductor is gone");
+        if event.kind.as_str() == event::REQUEST {
+            // By itself: a future that has room for each of the hooks is large, and is moved a few times.
+            let (method, params) = (event.subject.as_str(), event.body.as_slice());
+            return answered(guard::run(Some(session), async move {
+                methods.call(conductor.as_mut().ok_or_else(gone)?, session, method, params).await
+            }));
+        }
+        answered(guard::run(Some(session), async move {
+            let conductor = conductor.as_mut().ok_or_else(gone)?;
             match event.kind.as_str() {
-                event::REQUEST => methods.call(conductor, session, event.subject.as_str(), event.body.as_slice()).await,
                 event::MESSAGE => {
                     let message = Message::new(&event, parse_meta(event.meta.as_slice())?);
                     conductor.message(session, &message).await.map(|()| Vec::new())
@@ -241,9 +248,12 @@ impl<C: Conductor> ConductorObject for Live<C> {
                 event::CLOSE => conductor.close(session, CloseReason::parse(event.subject.as_str())).await.map(|()| Vec::new()),
                 other => Err(Error::of(code::UNSUPPORTED, format!("this plugin's SDK does not know the event {other:?}"))),
             }
-        });
-        BorrowingFfiFuture::new(async move { reply(handled.await) })
+        }))
     }
+}
+
+fn answered<'a>(handled: impl Future<Output = Result<Vec<u8>>> + Send + 'a) -> BorrowingFfiFuture<'a, Reply> {
+    BorrowingFfiFuture::new(async move { reply(handled.await) })
 }
 
 fn parse_meta(meta: &[u8]) -> Result<EventMeta> {

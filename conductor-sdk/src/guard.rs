@@ -11,6 +11,7 @@ use std::{
 };
 
 use conductor_abi::wire::{PanicData, code};
+use pin_project_lite::pin_project;
 
 use crate::{Error, Result, Session, runtime};
 
@@ -90,57 +91,68 @@ pub(crate) fn run<'a, T, F>(session: Option<&Session>, future: F) -> Guarded<F>
 where
     F: Future<Output = Result<T>> + Send + 'a,
 {
-    Guarded { future: Some(Box::pin(future)), session: session.cloned() }
+    Guarded { future: Some(future), session: session.cloned() }
 }
 
-pub(crate) struct Guarded<F> {
-    future: Option<Pin<Box<F>>>,
-    session: Option<Session>,
+pin_project! {
+    pub(crate) struct Guarded<F> {
+        // Nothing once it is done.
+        #[pin]
+        future: Option<F>,
+        session: Option<Session>,
+    }
+
+    impl<F> PinnedDrop for Guarded<F> {
+        fn drop(this: Pin<&mut Self>) {
+            end(this);
+        }
+    }
 }
 
 impl<T, F: Future<Output = Result<T>>> Future for Guarded<F> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        let Some(future) = this.future.as_mut() else {
-            return Poll::Ready(Err(Error::of(code::INTERNAL, "polled after it was done")));
-        };
-        match scope(this.session.as_ref(), || future.as_mut().poll(cx)) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(result)) => {
-                this.end();
-                Poll::Ready(result)
+        let mut this = self.as_mut().project();
+        let session = this.session.as_ref();
+        let polled = scope(session, || {
+            let Some(future) = this.future.as_mut().as_pin_mut() else {
+                return Poll::Ready(Err(Error::of(code::INTERNAL, "polled after it was done")));
+            };
+            let polled = future.poll(cx);
+            // One that is done is dropped in the same go: to enter once more takes time.
+            if polled.is_ready() {
+                let dropped = catch_unwind(AssertUnwindSafe(|| this.future.set(None)));
+                dropped.unwrap_or_else(|payload| tell_of_drop(session, &panic_error(payload)));
             }
-            Err(panic) => {
-                this.end();
-                Poll::Ready(Err(panic))
-            }
-        }
+            polled
+        });
+        polled.unwrap_or_else(|panic| {
+            end(self);
+            Poll::Ready(Err(panic))
+        })
     }
 }
 
-impl<F> Guarded<F> {
-    fn end(&mut self) {
-        if let Some(future) = self.future.take() {
-            discard(self.session.as_ref(), future);
-        }
+fn end<F>(guarded: Pin<&mut Guarded<F>>) {
+    let mut this = guarded.project();
+    if this.future.is_some() {
+        let dropped = scope(this.session.as_ref(), || this.future.set(None));
+        dropped.unwrap_or_else(|panic| tell_of_drop(this.session.as_ref(), &panic));
     }
 }
 
 /// Drops author's values; a panic in that is logged, since there is nobody left to answer.
 pub(crate) fn discard<T>(session: Option<&Session>, value: T) {
     if let Err(panic) = scope(session, || drop(value)) {
-        let text = format!("dropping failed: {}", panic.message());
-        match session {
-            Some(session) => session.host().log(1, module_path!(), &text, &[]),
-            None => crate::logging::library_log(1, module_path!(), &text, &[]),
-        }
+        tell_of_drop(session, &panic);
     }
 }
 
-impl<F> Drop for Guarded<F> {
-    fn drop(&mut self) {
-        self.end();
+fn tell_of_drop(session: Option<&Session>, panic: &Error) {
+    let text = format!("dropping failed: {}", panic.message());
+    match session {
+        Some(session) => session.host().log(1, module_path!(), &text, &[]),
+        None => crate::logging::library_log(1, module_path!(), &text, &[]),
     }
 }
