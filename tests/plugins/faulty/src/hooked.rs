@@ -1,19 +1,19 @@
 //! The conductor `hooked`: has every hook, and goes wrong in the one that it is told.
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, thread, time::Duration};
 
 use conductor_sdk::prelude::*;
 
 /// How it goes wrong.
-#[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Fault {
     Panic,
     Error,
     /// Its future never ends.
     Hang,
-    /// Blocks its thread for half a second.
-    Block,
+    /// Blocks its thread until there is such a file.
+    Block(PathBuf),
 }
 
 impl Fault {
@@ -22,8 +22,10 @@ impl Fault {
             Self::Panic => panic!("in {place}"),
             Self::Error => Err(Error::new(format!("{place} said no"))),
             Self::Hang => std::future::pending().await,
-            Self::Block => {
-                thread::sleep(Duration::from_millis(500));
+            Self::Block(until) => {
+                while !until.exists() {
+                    thread::sleep(Duration::from_millis(5));
+                }
                 Ok(())
             }
         }
