@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
 
 mod stage;
+mod turns;
 mod waits;
 
 use std::time::{Duration, Instant};

@@ -62,9 +62,10 @@ fn a_hook_that_never_ends_or_blocks_its_thread_concerns_its_session_alone() {
         let waiting: Vec<_> = all.iter_mut().map(|waits| scope.spawn(|| waits.happen(&stage))).collect();
         until("the blocked threads", || (stage.metric("threads_blocked", "hooked") == HOOKS.len() as u64).then_some(()));
         // The ends of sessions take longest: 10 s.
-        while waiting.iter().any(|waiting| !waiting.is_finished()) {
+        for _ in 0..20 {
             stage.others_are_fine("hooks that wait");
         }
+        assert!(waiting.iter().any(|waiting| !waiting.is_finished()), "they were answered while others waited");
     });
     // Of those that block, the three that are asked for an answer at least.
     until("the deadlines", || (missed() >= HOOKS.len() as u64 + 3).then_some(()));
@@ -90,7 +91,10 @@ fn a_hook_that_never_ends_or_blocks_its_thread_concerns_its_session_alone() {
             continue;
         }
         assert_eq!((&shown.json()["state"], &shown.json()["reason"]), (&json!("live"), &json!(null)), "{hook}");
-        assert_eq!(host.request(session, "fine", Value::Null).status, if *blocks { 504 } else { 200 }, "{hook}");
+        // One of those that block is enough: each takes its deadline.
+        if !blocks || *hook == "message" {
+            assert_eq!(host.request(session, "fine", Value::Null).status, if *blocks { 504 } else { 200 }, "{hook}");
+        }
         assert_eq!(host.clients(session), ["a"], "{hook}");
     }
     assert_eq!(stage.metric("threads_blocked", "hooked"), HOOKS.len() as u64);
