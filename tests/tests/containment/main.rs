@@ -273,7 +273,7 @@ fn what_a_session_took_is_given_back_when_it_ends() {
     };
     (0..2).for_each(|_| round(10_500));
     let (memory, threads) = (stage.host.memory(), stage.host.threads());
-    // Five times what a session may have; `cargo xtask bench containment` does a million.
+    // A hundred times what a session may have, at once: the rest is refused.
     round(1_000_000);
     (0..3).for_each(|_| round(10_500));
     // One reply alone is 100 MB.
