@@ -141,12 +141,12 @@ struct Real {
 }
 
 impl Real {
-    fn start(broker_outside: bool) -> Self {
+    fn start(broker_outside: bool, deadline: &str) -> Self {
         let broker = broker_outside.then(Mosquitto::open);
         let options = broker.as_ref().map_or_else(HostOptions::default, |broker| external(&format!("mqtt://{}", broker.address)));
         let options = options.plugin("page", "conductor_test_steward");
         let options = options.set("services.steward.plugin", json!(artefacts::plugin("conductor_test_steward")));
-        let mut host = Host::start(options.set("services.steward.deadline", json!("1s")));
+        let mut host = Host::start(options.set("services.steward.deadline", json!(deadline)));
         let first = host.create("page");
         // So that the session is there when the service starts.
         host.kill();
@@ -388,17 +388,17 @@ fn a_link(play: &mut Play<'_>) {
 #[test]
 fn the_kit_and_the_host_tell_one_story_of_a_service() {
     type Story = fn(&mut Play<'_>);
-    let stories: [(&str, bool, Story); 3] =
-        [("a life", false, a_life), ("one that misbehaves", false, misbehaves), ("a broker outside", true, a_link)];
+    let stories: [(&str, bool, &str, Story); 3] =
+        [("a life", false, "30s", a_life), ("one that misbehaves", false, "1s", misbehaves), ("a broker outside", true, "30s", a_link)];
     let (mut told, mut asked) = (BTreeSet::new(), BTreeSet::new());
-    for (name, broker_outside, story) in stories {
+    for (name, broker_outside, deadline, story) in stories {
         let played = |stage: &mut dyn Stage| {
             let mut play = Play::of(stage);
             story(&mut play);
             (play.seen, play.calls)
         };
         let (in_kit, calls) = played(&mut Kit::start());
-        let (in_host, _) = played(&mut Real::start(broker_outside));
+        let (in_host, _) = played(&mut Real::start(broker_outside, deadline));
         for (kit, host) in in_kit.iter().zip(&in_host) {
             assert_eq!(kit, host, "kit and host differ in the story {name:?}");
         }
