@@ -143,6 +143,11 @@ fn a_plugin_is_shown_with_all_that_it_offers() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.stdout.starts_with(&format!("{}/plugins/libconductor_default.so: ", desk.work().display())), "{ended:?}");
     assert!(ended.stdout.contains("made      at the session's first event (lazy)"), "{ended:?}");
+
+    // What the settings may hold for it.
+    let ended = desk.inspect(&artefacts::plugin("conductor_quiz"));
+    let config = "  config    {quizmaster?: string, buzzer_seconds?: uint32, answer_seconds?: uint32}";
+    assert!(ended.stdout.lines().any(|shown| shown == config), "{ended:?}");
 }
 
 #[test]
@@ -337,7 +342,10 @@ fn outside_of_a_checkout_the_new_plugin_asks_for_the_release_and_says_that_there
     let ended = desk.plugin(&["new", "quiz", "--path", "other", "--sdk", checkout]);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
     assert_eq!(manifest("other").matches(&format!("path = \"{checkout}/conductor-sdk\"")).count(), 2);
-    assert_eq!(entries(&desk.work()), ["other", "quiz"]);
+    let ended = desk.plugin(&["new", "quiz", "--path", "pinned", "--sdk", "1.2"]);
+    assert!(ended.code == Some(0) && ended.stderr.contains("conductor-host-sdk 1.2 is not published yet"), "{ended:?}");
+    assert_eq!(manifest("pinned").matches("conductor-host-sdk = { version = \"1.2\"").count(), 2);
+    assert_eq!(entries(&desk.work()), ["other", "pinned", "quiz"]);
     // As others make files, not as temporary ones are: it may be shared.
     let mode = |path: &Path| std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).unwrap().permissions());
     fs::create_dir(desk.work().join("usual")).unwrap();

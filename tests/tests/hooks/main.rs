@@ -110,6 +110,10 @@ fn a_client_that_is_sent_away_is_cut_and_its_token_is_good_no_more_until_it_join
     bob.gone();
     let heard = heard(&mut real, "left bob Kicked");
     assert!(heard.contains(&"left ann Kicked".to_owned()) && !heard.iter().any(|line| line.starts_with("message")), "{heard:?}");
+    // It joins before it connects, and has left once its connection is over.
+    for client in ["ann", "bob"] {
+        assert_eq!(of_client(&heard, client), ["joining", "connected", "disconnected", "left"], "{heard:?}");
+    }
     let mut ann = device(&real.host, &session, "ann", Version::V5, Way::Tcp);
     assert!(ann.subscribe(&topic(&session, "#"), 1));
 }
@@ -175,37 +179,42 @@ fn a_timer_that_repeats_fires_again_and_again_and_goes_on_after_a_kill() {
     real.restart();
     ticks(&mut real, 5);
     ask(&mut real, &Ask::CancelTimer("tick".into())).unwrap();
-    real.wait();
-    real.request("heard", Value::Null).unwrap();
-    real.wait();
-    assert_eq!(real.request("heard", Value::Null).unwrap(), json!([]));
+    // One that was on its way is told before this one; from then on there is none for many times its pause.
+    ask(&mut real, &Ask::Once("drained".into(), 1)).unwrap();
+    heard(&mut real, "timer drained");
+    ask(&mut real, &Ask::Once("marker".into(), 200)).unwrap();
+    assert_eq!(heard(&mut real, "timer marker"), ["timer marker"]);
 }
 
 #[test]
 fn timers_are_told_in_the_order_in_which_they_are_due_and_none_is_lost_while_the_conductor_is_busy() {
-    let host = Host::start(HostOptions::default().plugin("range", "conductor_test_range").set("sessions.deadline", json!("400ms")));
+    let options = HostOptions::default().plugin("range", "conductor_test_range").set("sessions.deadline", json!("1500ms"));
+    let host = Host::start(options);
     let session = host.create("range");
     let mut real = Real::of(host, session);
     heard(&mut real, "timer birth");
-    // Due together, after a restart: by due time, whatever their names.
+    // Due together, after a restart: by due time, whatever their names. Due late enough that the host is gone by then.
+    let due = 3000;
     let names: Vec<String> = (0..12).map(|number| format!("{:02}", number * 7 % 12)).collect();
     for (number, name) in names.iter().enumerate() {
-        ask(&mut real, &Ask::Once(name.clone(), 1500 + number as u64)).unwrap();
+        ask(&mut real, &Ask::Once(name.clone(), due + number as u64)).unwrap();
     }
     real.host.kill();
-    std::thread::sleep(Duration::from_millis(2600));
+    // Until the last is late by more than a second.
+    std::thread::sleep(Duration::from_millis(due + 1200));
     real.host.start_again();
     let all = heard(&mut real, &format!("late {}", names[11]));
     let told: Vec<_> = all.iter().filter_map(|line| line.strip_prefix("timer ")).collect();
     assert_eq!(told, names);
     // What was saved while the session was made is there, too.
     assert_eq!(all[0], "restore 0 version 7");
-    // Each takes most of the deadline, so that the last waits much longer for its turn.
-    ask(&mut real, &Ask::Slow(250)).unwrap();
+    // They take so long that the last waits longer than the deadline for its turn.
+    ask(&mut real, &Ask::Slow(600)).unwrap();
     for number in 0..4 {
-        ask(&mut real, &Ask::Once(format!("slow {number}"), 200 + number)).unwrap();
+        ask(&mut real, &Ask::Once(format!("slow {number}"), 500 + number)).unwrap();
     }
-    std::thread::sleep(Duration::from_millis(1400));
+    // A request would wait longer than that, too.
+    until("the last to be over", || stored_timers(&real.host, &real.session).is_null().then_some(()));
     let mut told = heard(&mut real, "timer slow 3");
     told.retain(|line| line.starts_with("timer slow"));
     assert_eq!(told, ["timer slow 0", "timer slow 1", "timer slow 2", "timer slow 3"]);
@@ -232,6 +241,12 @@ fn a_client_whose_grant_is_over_has_left() {
     assert!(real.host.clients(&real.session).is_empty());
 }
 
+/// What was told about a client.
+fn of_client<'a>(heard: &'a [String], client: &str) -> Vec<&'a str> {
+    let mut words = heard.iter().map(|line| line.split(' ').collect::<Vec<_>>());
+    std::iter::from_fn(|| words.find(|words| words.get(1) == Some(&client))).map(|words| words[0]).collect()
+}
+
 /// The timers of a session, as they are stored.
 fn stored_timers(host: &Host, session: &Session) -> Value {
     let stored: Value = serde_json::from_slice(&std::fs::read(host.store_file()).unwrap()).unwrap();
@@ -249,10 +264,10 @@ fn a_timer_that_nobody_can_be_told_stays_stored_for_the_next_start() {
     until("a timer", || (told(&host, "faulted") == 1).then_some(()));
     // Told once, it is over; the next is due after the conductor is.
     assert_eq!(host.request(&faulted, "order", json!({ "at": "request", "fault": "panic" })).status, 200);
-    assert_eq!(host.request(&faulted, "once", json!(["faulted", 300])).status, 200);
+    assert_eq!(host.request(&faulted, "once", json!(["faulted", 2000])).status, 200);
     assert_eq!(host.request(&faulted, "fine", Value::Null).status, 502);
     // Timers are told in the order in which they are due.
-    assert_eq!(host.request(&marker, "once", json!(["marker", 400])).status, 200);
+    assert_eq!(host.request(&marker, "once", json!(["marker", 2100])).status, 200);
     until("the marker", || (told(&host, "marker") == 1).then_some(()));
     until("the marker to be over", || stored_timers(&host, &marker).is_null().then_some(()));
     assert_eq!(told(&host, "faulted"), 1);

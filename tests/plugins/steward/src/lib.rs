@@ -2,13 +2,14 @@
 //! misbehaves on command; a deaf one has no hook at all.
 #![forbid(unsafe_code)]
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use conductor_sdk::{prelude::*, serde_json::Value};
 
+/// How it is to be made.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Config {
+pub struct Config {
     /// What it answers to `mark`.
     mark: String,
     /// `create` fails, with this text.
@@ -27,7 +28,9 @@ impl Default for Config {
     }
 }
 
-struct Steward {
+/// Remembers what it is told until it is asked.
+#[derive(Debug)]
+pub struct Steward {
     mark: String,
     key: Option<Secret>,
     told: Vec<String>,
@@ -62,6 +65,8 @@ impl Service for Steward {
             .on("close", Self::close_session)
             .on("ask", Self::ask)
             .on("publish", Self::publish)
+            .on("now", Self::now)
+            .on("sleep", Self::sleep)
             .on("fail", Self::fail)
             .on("panic", Self::panic)
             .on("panic_in_task", Self::panic_in_task)
@@ -160,6 +165,18 @@ impl Steward {
         host.publish_to(&session, &client, &name, payload).qos(1).await
     }
 
+    /// Whether the host's clock is of this century.
+    async fn now(&mut self, host: &Host, (): ()) -> Result<bool> {
+        Ok(host.now() >= SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000))
+    }
+
+    /// Whether the host's clock went on as far.
+    async fn sleep(&mut self, host: &Host, millis: u64) -> Result<bool> {
+        let (begun, time) = (host.now(), Duration::from_millis(millis));
+        host.sleep(time).await?;
+        Ok(host.now().duration_since(begun).is_ok_and(|slept| slept >= time))
+    }
+
     async fn fail(&mut self, _: &Host, (): ()) -> Result<()> {
         Err(Error::new("as ordered").with_code(7).with_data([1]))
     }
@@ -192,7 +209,9 @@ impl Service for Deaf {
     }
 }
 
-struct Page;
+/// Answers, refuses and ends.
+#[derive(Debug)]
+pub struct Page;
 
 impl Conductor for Page {
     type Config = ();

@@ -2,11 +2,11 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
 
-use std::{
-    io::Write as _,
-    net::TcpStream,
-    time::{Duration, Instant},
-};
+mod stage;
+mod turns;
+mod waits;
+
+use std::time::{Duration, Instant};
 
 use conductor_tests::{
     Host, HostOptions, Session, Version, Way, http,
@@ -15,92 +15,7 @@ use conductor_tests::{
 };
 use serde_json::{Value, json};
 
-/// The types that misbehave: faulty, hooked and raw. A host, with a session of each that does not.
-struct Stage {
-    host: Host,
-    others: Vec<Session>,
-}
-
-impl Stage {
-    fn start(options: HostOptions) -> Self {
-        let options = options.plugin("faulty", "conductor_test_faulty").plugin("hooked", "conductor_test_faulty");
-        let options = options.plugin("raw", "conductor_test_raw").set("sessions.deadline", json!("1s"));
-        // To fill 100 MB takes a while on a busy machine.
-        let options = options.set("types.raw.deadline", json!("30s"));
-        let host = Host::start(options);
-        let others = ["faulty", "hooked", "raw"].map(|kind| host.create(kind)).to_vec();
-        Self { host, others }
-    }
-
-    /// The other sessions, of the same plugins and of others, are answered.
-    fn others_are_fine(&self, after: &str) {
-        for other in &self.others {
-            assert_eq!(self.host.ask(other, "fine", ""), "fine", "after {after}");
-        }
-        assert_eq!(self.host.ask(&self.host.create("default"), "state", ""), "State", "after {after}");
-    }
-
-    /// A line of the log that names the session and says this.
-    fn is_logged(&self, session: &Session, words: &str) {
-        let id = format!("\"{}\"", session.id);
-        until(words, || self.host.log().lines().any(|line| line.contains(words) && line.contains(&id)).then_some(()));
-    }
-
-    fn metric(&self, name: &str, kind: &str) -> u64 {
-        let start = format!("conductor_host_{name}{{type=\"{kind}\"}} ");
-        let text = self.host.admin("/v1/metrics").body;
-        text.lines().find_map(|line| line.strip_prefix(&start)).unwrap_or_else(|| panic!("no {start} in\n{text}")).parse().unwrap()
-    }
-
-    /// Asks, and does not wait for the answer.
-    fn ask_and_leave(&self, session: &Session, method: &str, params: Value) -> TcpStream {
-        let body = json!({ "method": method, "params": params }).to_string();
-        let mut stream = self.host.connect_admin();
-        let head = format!("POST /v1/sessions/{}/requests HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", session.id, body.len());
-        stream.write_all((head + &body).as_bytes()).unwrap();
-        stream
-    }
-
-    fn close(&self, session: &Session) {
-        assert_eq!(self.host.close(session), "Success");
-        assert_eq!(self.host.show(session).status, 404);
-    }
-}
-
-/// What a case leaves behind.
-struct Seen {
-    state: &'static str,
-    /// Part of the reason, where the session is faulted.
-    reason: &'static str,
-    /// In a line of the log that names the session.
-    logged: &'static str,
-    /// What grows.
-    counter: &'static str,
-}
-
-const FAULTED: Seen = Seen { state: "faulted", reason: "panic", logged: "the conductor is faulted", counter: "faults_total" };
-const FAILED: Seen = Seen { state: "live", reason: "", logged: "the conductor failed", counter: "errors_total" };
-const CLOSED: Seen = Seen { state: "", ..FAILED };
-const LATE: Seen = Seen { logged: "did not answer within its deadline", counter: "deadlines_missed_total", ..FAILED };
-
-/// Plays one case, and looks at what it left.
-fn play(stage: &Stage, kind: &str, name: &str, seen: &Seen, act: impl FnOnce(&Host, &Session)) {
-    let host = &stage.host;
-    let session = host.create(kind);
-    let before = stage.metric(seen.counter, kind);
-    act(host, &session);
-    until(name, || (stage.metric(seen.counter, kind) > before).then_some(()));
-    stage.is_logged(&session, seen.logged);
-    stage.others_are_fine(name);
-    if seen.state.is_empty() {
-        assert_eq!(host.show(&session).status, 404, "{name}");
-        return;
-    }
-    let shown = host.show(&session).json();
-    assert_eq!(shown["state"], seen.state, "{name}: {shown}");
-    assert!(shown["reason"].as_str().unwrap_or_default().contains(seen.reason), "{name}: {shown}");
-    stage.close(&session);
-}
+use self::stage::{CLOSED, FAILED, FAULTED, LATE, Seen, Stage, play};
 
 #[test]
 fn what_goes_wrong_in_a_request_or_a_task_concerns_its_session_alone() {
@@ -358,8 +273,8 @@ fn what_a_session_took_is_given_back_when_it_ends() {
     };
     (0..2).for_each(|_| round(10_500));
     let (memory, threads) = (stage.host.memory(), stage.host.threads());
-    // Five times what a session may have; `cargo xtask bench containment` does a million.
-    round(50_000);
+    // A hundred times what a session may have, at once: the rest is refused.
+    round(1_000_000);
     (0..3).for_each(|_| round(10_500));
     // One reply alone is 100 MB.
     let after = stage.host.memory();
