@@ -63,8 +63,8 @@
 //!
 //! # Order, threads, errors, delivery
 //! - **Order.** `create` (or `restore`) comes first and `close` last; between them events come in the order in which they happened to the
-//!   session, one at a time. `joining` comes before that client's `connected`, a last will before `disconnected`, `left` after the last of them
-//!   that the host knew of. A client that leaves while a message of it waits is still heard first. A session that moves to a newer build goes on
+//!   session, one at a time. `joining` comes before that client's `connected`, a last will before `disconnected`, and of a client that is sent away
+//!   `left` after the end of its connections (where its grant expires, the two come in any order). A client that leaves while a message of it waits is still heard first. A session that moves to a newer build goes on
 //!   with another conductor, once the one before has closed ([`CloseReason::Replaced`]) and is dropped; what happens meanwhile waits for the new one.
 //! - **Threads.** All your code runs on the host's threads for plugins, any of them, never two events of one session at once; tasks that you
 //!   spawn run beside them. No thread is yours: what belongs to one (thread-locals, say) may be another's at the next event.

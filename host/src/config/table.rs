@@ -250,7 +250,7 @@ table! {
         required: bool = BOOL, Text("true");
         /// How long it may take for its making and for one event, the time that the event waits for its turn included.
         deadline: Duration = DEADLINE, Text("{sessions.deadline}");
-        /// Handed to the plugin as JSON.
+        /// Handed to the plugin as JSON; checked, and its secrets fetched, as `types.NAME.config` is.
         config: Option<Map<String, Value>> = CONFIG, Unset;
     }
 }
