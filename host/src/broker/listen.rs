@@ -7,6 +7,7 @@ use axum::{
     extract::ConnectInfo,
     http::{HeaderValue, StatusCode, header},
 };
+use futures_util::future::poll_immediate;
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -41,17 +42,25 @@ where
 {
     let mut pause = BACK_OFF.0;
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = broker.stopped() => return,
+        let mut ready = None;
+        if pause != BACK_OFF.0 {
+            // Where nobody waits, the system says so only if it could accept somebody.
+            ready = poll_immediate(listener.accept()).await;
+            if !matches!(ready, Some(Err(_))) {
+                tracing::info!("MQTT connections are accepted again");
+                broker.set_trouble(None);
+                pause = BACK_OFF.0;
+            }
+        }
+        let accepted = match ready {
+            Some(accepted) => accepted,
+            None => tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = broker.stopped() => return,
+            },
         };
         match accepted {
             Ok((stream, peer)) => {
-                if pause != BACK_OFF.0 {
-                    tracing::info!("MQTT connections are accepted again");
-                    broker.set_trouble(None);
-                    pause = BACK_OFF.0;
-                }
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%peer, %error, "TCP_NODELAY cannot be set");
                 }
