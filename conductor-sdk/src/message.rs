@@ -252,12 +252,12 @@ pub enum CloseReason {
     Expired,
     /// The host stops; the session stays stored and its conductor is made again at the next start.
     HostStopping,
+    /// A reason that this version of the SDK does not know.
+    Other,
     /// A newer build of the plugin takes over. A conductor saves what is to go on: once `close` has returned, its tasks end and it is dropped, and
     /// [`restore`](crate::Conductor::restore) of the newer build makes another from what was saved last; clients, grants, timers and connections
     /// stay. A service is made anew.
     Replaced,
-    /// A reason that this version of the SDK does not know.
-    Other,
 }
 
 impl CloseReason {

@@ -187,7 +187,7 @@ impl Session {
     /// # Ok(()) }
     /// ```
     pub fn publish<'a>(&'a self, name: &'a str, payload: impl AsRef<[u8]>) -> Publish<'a> {
-        Publish { session: self, client: None, name, payload: payload.as_ref().to_vec(), meta: PublishMeta::default() }
+        Publish { session: self, client: None, name, payload: payload.as_ref().to_vec(), meta: PublishMeta::default(), within: None }
     }
 
     /// Sends `payload` on `/{id}/to/{client}/{name}`. It is private only where the other clients' grants are narrowed: by
@@ -343,12 +343,23 @@ pub struct Publish<'a> {
     name: &'a str,
     payload: Vec<u8>,
     meta: PublishMeta,
+    /// In which session, where a service says it.
+    within: Option<String>,
+}
+
+/// How a message is sent, and in which session.
+#[derive(Serialize)]
+struct Placed<'a> {
+    #[serde(flatten)]
+    meta: PublishMeta,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'a str>,
 }
 
 impl Publish<'_> {
     /// In the session of this id: a service's message.
     pub(crate) fn within(mut self, session: &str) -> Self {
-        self.meta.session = Some(session.to_owned());
+        self.within = Some(session.to_owned());
         self
     }
 
@@ -388,8 +399,9 @@ impl<'a> IntoFuture for Publish<'a> {
             if self.client == Some("") {
                 return Err(Error::of(code::REFUSED, "a message to one client needs that client's name"));
             }
-            let PublishMeta { qos, retain, session, .. } = &self.meta;
-            let meta = if *qos == 0 && !retain && session.is_none() { Vec::new() } else { to_json(&self.meta)? };
+            let (meta, session) = (self.meta, self.within.as_deref());
+            let plain = meta.qos == 0 && !meta.retain && session.is_none();
+            let meta = if plain { Vec::new() } else { to_json(&Placed { meta, session })? };
             self.session.call(wire::call::PUBLISH, self.name, self.client.unwrap_or_default(), &meta, &self.payload).await.map(drop)
         })
     }

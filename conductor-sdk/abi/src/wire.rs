@@ -344,8 +344,9 @@ pub struct CallerMeta {
     pub principal: Option<String>,
 }
 
-/// `meta` of [`call::PUBLISH`]; no bytes at all mean the defaults.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// `meta` of [`call::PUBLISH`]; no bytes at all mean the defaults. A [`SessionMeta`] may be in the same object: a service must say in which
+/// session it publishes, and a conductor may name its own alone.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct PublishMeta {
@@ -353,9 +354,6 @@ pub struct PublishMeta {
     pub qos: u8,
     /// Whether the broker keeps it for later subscribers.
     pub retain: bool,
-    /// In which session: a service must say it; a conductor may name its own alone.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub session: Option<String>,
 }
 
 /// `meta` of [`call::SLEEP`].

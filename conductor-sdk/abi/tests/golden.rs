@@ -67,7 +67,10 @@ fn every_text_is_read_and_written_as_it_was_and_what_is_new_is_passed_over() {
     );
     keeps::<CallerMeta>(r#"{"port":"iot","peer":"b:2"}"#);
     keeps::<PublishMeta>(r#"{"qos":2,"retain":true}"#);
-    keeps::<PublishMeta>(r#"{"qos":1,"retain":false,"session":"7"}"#);
+    // Of a service, both in one.
+    let placed = r#"{"qos":1,"retain":true,"session":"7"}"#;
+    let (how, place): (PublishMeta, SessionMeta) = (serde_json::from_str(placed).unwrap(), serde_json::from_str(placed).unwrap());
+    assert_eq!((how.qos, how.retain, place.session.as_str()), (1, true, "7"));
     keeps::<SessionMeta>(r#"{"session":"7"}"#);
     keeps::<SessionsMeta>(r#"{"after":"7","limit":5}"#);
     keeps::<SessionInfo>(r#"{"id":"7","type":"t","created_at":9,"state":"live","clients":2}"#);

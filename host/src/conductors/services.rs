@@ -16,7 +16,7 @@ use conductor_abi::{
     async_ffi::{BorrowingFfiFuture, FfiFuture},
     contract::{Event, Failure, HostObj, HostObject, Reply},
     rules,
-    wire::{ClientInfo, PublishMeta, SleepMeta, call, code},
+    wire::{ClientInfo, PublishMeta, SessionMeta, SleepMeta, call, code},
 };
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
@@ -129,10 +129,11 @@ fn close(session: &Arc<Session>) -> Result<Vec<u8>, Failure> {
 }
 
 pub(crate) async fn publish(session: &Session, call: &Event<'_>) -> Result<(), Failure> {
-    let PublishMeta { qos, retain, session: named, .. } = meta(call)?;
+    let PublishMeta { qos, retain, .. } = meta(call)?;
+    let SessionMeta { session: named, .. } = meta(call)?;
     let (name, client) = (call.subject.as_str(), call.client.as_str());
     rules::publish(name, qos).map_err(|reason| Failure::new(code::REFUSED, reason))?;
-    if named.is_some_and(|named| SessionId::parse(&named) != Some(session.id())) {
+    if !named.is_empty() && SessionId::parse(&named) != Some(session.id()) {
         return Err(Failure::new(code::REFUSED, "a conductor publishes in its own session alone"));
     }
     let mut topic = session.id().topic_prefix();

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use conductor_abi::{
     async_ffi::{BorrowingFfiFuture, FfiFuture},
     contract::{Event, Failure, HostObject, Reply},
-    wire::{PublishMeta, SessionCreated, SessionInfo, SessionMeta, SessionsMeta, SleepMeta, call, code, state},
+    wire::{SessionCreated, SessionInfo, SessionMeta, SessionsMeta, SleepMeta, call, code, state},
 };
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -88,8 +88,10 @@ impl ServiceHost {
                 asked.map_err(|refused| failure(refused, &named))
             }
             call::PUBLISH => {
-                let PublishMeta { session: named, .. } = meta(&call)?;
-                let named = named.ok_or_else(|| Failure::new(code::REFUSED, "a service says in which session it publishes"))?;
+                let named = which(&call)?;
+                if named.is_empty() {
+                    return Err(Failure::new(code::REFUSED, "a service says in which session it publishes"));
+                }
                 publish(&*session(&manager, &named)?, &call).await.map(|()| Vec::new())
             }
             _ => {

@@ -128,8 +128,11 @@ impl FakeApp {
                 json(&answer.map_err(into_failure)?)
             }
             call::PUBLISH => {
-                let PublishMeta { qos, retain, session, .. } = meta(call)?;
-                let session = session.ok_or_else(|| refused("a service's message needs a session".into()))?;
+                let PublishMeta { qos, retain, .. } = meta(call)?;
+                let SessionMeta { session, .. } = meta(call)?;
+                if session.is_empty() {
+                    return Err(refused("a service says in which session it publishes".into()));
+                }
                 rules::publish(subject, qos).map_err(refused)?;
                 let client = Some(call.client.to_string()).filter(|client| !client.is_empty());
                 let known = world.known(&session)?;
