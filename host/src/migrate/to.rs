@@ -8,10 +8,10 @@ use super::{
     report::{Report, by_type, count, shown, summary},
 };
 use crate::{
-    config::{Settings, StoreUrl},
+    config::Settings,
     store::{
         Extra, StoredClient,
-        transfer::{self, AtRest},
+        transfer::{self, Beside, Place, Stock, TransferError},
     },
 };
 
@@ -23,9 +23,24 @@ pub(super) fn run(
     out: &mut dyn Write,
 ) -> Result<(), Failed> {
     let (settings, _) = Settings::load(arguments.config.as_deref(), env, &[]).map_err(Failed::Settings)?;
-    let StoreUrl::Json(file) = &settings.store.url else { return Err(Failed::Memory) };
+    let place = Place::of(&settings.store.url.to_string(), &settings.base_dir)?.ok_or(Failed::Memory)?;
     // What happens after the copy would be lost, so a host that runs is not copied from.
-    let AtRest { sessions, saved } = transfer::read_at_rest(file, now)?.ok_or_else(|| Failed::NoStore(file.clone()))?;
+    let stock = transfer::read(&place, now, Beside::NoHost).map_err(|error| match error {
+        TransferError::Missing(file) => Failed::NoStore(file),
+        other => other.into(),
+    })?;
+    let report = write_back(&stock, to, arguments.dry_run)?;
+    let end = if arguments.dry_run { "Dry run: nothing was written. This would be" } else { "Written, readable by its owner alone" };
+    write!(out, "Read\n  - {}\n{report}\n{end}\n  - {}\n", place.file().display(), to.display())?;
+    Ok(out.flush()?)
+}
+
+/// Writes the sessions as the reference's file, where nothing may be; but not with `dry_run`. The report says what cannot be in it.
+///
+/// # Errors
+/// Where something is there, or it cannot be written.
+pub(crate) fn write_back(stock: &Stock, to: &Path, dry_run: bool) -> Result<Report, Failed> {
+    let sessions = stock.sessions();
     if to.symlink_metadata().is_ok() {
         return Err(Failed::Exists(to.to_owned()));
     }
@@ -41,28 +56,29 @@ pub(super) fn run(
     let extras = || sessions.iter().filter_map(|session| session.extra.as_deref());
     let of = |what: fn(&Extra) -> bool| extras().filter(|extra| what(extra)).count();
     let joined = |client: &&StoredClient| matches!(client, StoredClient::Joined { .. });
+    let there = stock.counts();
     let lines = [
         (sessions.iter().filter(|session| session.created_at != 0).count(), "session", "the time of creation"),
         (of(|extra| !extra.labels.is_empty()), "session", "labels"),
         (of(|extra| extra.locked), "session", "that nobody new may join"),
         (of(|extra| extra.max_clients.is_some()), "session", "how many clients may be in it"),
-        (saved, "session", "what its conductor has saved"),
+        (of(|extra| extra.lifetime.is_some() || extra.empty_timeout.is_some()), "session", "how long it may live"),
+        (there.saved, "session", "what its conductor has saved"),
         (of(|extra| !extra.rest.is_empty()), "session", "further keys"),
-        (extras().map(|extra| extra.timers.len()).sum(), "timer", "all of it"),
+        (there.timers, "timer", "all of it"),
         (sessions.iter().flat_map(|session| &session.clients).filter(joined).count(), "client", "the end of the grant"),
         (extras().map(|extra| extra.grants.len()).sum(), "client", "what it may do; the old program lets it do everything"),
+        (there.resting, "id", "that it rests; the old program may give it to a new session at once"),
     ];
     for (number, noun, what) in lines.into_iter().filter(|(number, ..)| *number > 0) {
         report.left.push(format!("{}: {what}", count(number, noun)));
     }
     report.left.push("settings and key: the old program still has its own".into());
     let text = render(&sessions).map_err(|problem| Failed::Write { file: to.to_owned(), problem })?;
-    if !arguments.dry_run {
+    if !dry_run {
         transfer::write_new(to, &text).map_err(|problem| Failed::Write { file: to.to_owned(), problem })?;
     }
-    let end = if arguments.dry_run { "Dry run: nothing was written. This would be" } else { "Written, readable by its owner alone" };
-    write!(out, "Read\n  - {}\n{report}\n{end}\n  - {}\n", file.display(), to.display())?;
-    Ok(out.flush()?)
+    Ok(report)
 }
 
 #[cfg(test)]

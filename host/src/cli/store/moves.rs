@@ -1,0 +1,103 @@
+//! `store import` and `store export`.
+
+use std::{ffi::OsString, fs, io::Write};
+
+use super::{
+    Failed, Of, Table,
+    what::{self, Destination},
+};
+use crate::{
+    cli::progress::Progress,
+    config::Settings,
+    migrate::{by_type, count, inexact_numbers, shown, write_back},
+    store::transfer::{self, Beside, Counts, Place, Stock, TransferError},
+};
+
+const WRITTEN: &str = "Written, readable by its owner alone";
+const NOT_WRITTEN: &str = "Dry run: nothing was written. This would be";
+
+pub(super) fn import(
+    from: &str,
+    dry_run: bool,
+    of: &Of,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+    now: u64,
+    out: &mut dyn Write,
+    progress: &mut Progress<'_>,
+) -> Result<(), Failed> {
+    let (settings, to) = of.store(env)?;
+    let from = what::source(from)?;
+    if from.file().canonicalize().is_ok_and(|from| to.file().canonicalize().is_ok_and(|to| from == to)) {
+        return Err(Failed::Found(format!("--from is the store of the settings itself: {to}")));
+    }
+    progress.begin("reading", 0);
+    let stock = transfer::read(&from, now.saturating_add(settings.token.ttl.as_secs()), Beside::NoHost)?;
+    check_numbers(&from)?;
+    let read = stock.counts();
+    progress.begin("saved states", read.saved);
+    let written = transfer::import(&stock, &to, now, dry_run, &mut || progress.one())?;
+    progress.end();
+    let unknown = unknown_types(&stock, &settings);
+    say(out, &from.to_string(), read, written, &unknown, &to.to_string())
+}
+
+pub(super) fn export(
+    to: &str,
+    dry_run: bool,
+    of: &Of,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+    now: u64,
+    out: &mut dyn Write,
+    progress: &mut Progress<'_>,
+) -> Result<(), Failed> {
+    let (settings, from) = of.store(env)?;
+    let to = what::destination(to)?;
+    progress.begin("reading", 0);
+    // What happens after the copy would be lost, so a host that runs is not copied from.
+    let stock = transfer::read(&from, now.saturating_add(settings.token.ttl.as_secs()), Beside::NoHost)?;
+    let read = stock.counts();
+    match to {
+        Destination::Store(to) => {
+            progress.begin("saved states", read.saved);
+            let written = transfer::export(&stock, &to, dry_run, &mut || progress.one())?;
+            progress.end();
+            say(out, &from.to_string(), read, written, "", &to.to_string())
+        }
+        Destination::Reference(to) => {
+            let report = write_back(&stock, &to, dry_run)?;
+            progress.end();
+            // Sessions and clients are all that such a file has.
+            let written = Counts { sessions: read.sessions, clients: read.clients, ..Counts::default() };
+            say(out, &from.to_string(), read, (!dry_run).then_some(written), &report.to_string(), &to.display().to_string())
+        }
+    }
+}
+
+/// The end of both; an error where less was written than read. Of ids that rest there may be more.
+fn say(out: &mut dyn Write, from: &str, read: Counts, written: Option<Counts>, more: &str, to: &str) -> Result<(), Failed> {
+    let mut columns = vec![("read", read)];
+    columns.extend(written.map(|written| ("written", written)));
+    let end = if written.is_some() { WRITTEN } else { NOT_WRITTEN };
+    write!(out, "Read\n  - {from}\n\n{}{more}\n{end}\n  - {to}\n", Table(&columns))?;
+    Ok(out.flush()?)
+}
+
+/// In a file that people or other programs wrote, numbers may have more digits than can be kept.
+fn check_numbers(from: &Place) -> Result<(), Failed> {
+    let Place::Json(file) = from else { return Ok(()) };
+    let text = fs::read(file).map_err(|problem| Failed::Read { file: file.clone(), problem })?;
+    let problems = inexact_numbers(&text);
+    if problems.is_empty() { Ok(()) } else { Err(TransferError::Damaged { file: file.clone(), problems }.into()) }
+}
+
+fn unknown_types(stock: &Stock, settings: &Settings) -> String {
+    let sessions = stock.sessions();
+    let unknown = by_type(&sessions).into_iter().filter(|(name, _)| !settings.types.contains_key(*name));
+    let lines: Vec<_> = unknown
+        .map(|(name, number)| {
+            let sessions = count(number, "session");
+            format!("  - {sessions} of type {}: no such type in the settings; kept, and unavailable until it is there\n", shown(name))
+        })
+        .collect();
+    if lines.is_empty() { String::new() } else { format!("\nTo do\n{}", lines.concat()) }
+}
