@@ -3,13 +3,15 @@
 use std::{ffi::OsString, fmt::Write as _, io::Write};
 
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
 
 use super::{
     Next, print,
     store::{Failed, Of},
 };
 use crate::{
+    conductors::refusal::is_hidden,
     sessions::SessionId,
     store::{SavedState, StoredSession, transfer},
 };
@@ -47,14 +49,18 @@ pub(super) fn run(
     let SessionCommand::State { id, json, raw, of } = command;
     match state(&id, &of, env) {
         Ok((_, state)) if raw => print(out, &state.bytes, 0),
-        Ok((session, state)) if json => print(out, format!("{}\n", object(&session, &state)).as_bytes(), 0),
+        Ok((session, state)) if json => match object(&session, &state) {
+            Ok(object) => print(out, format!("{object}\n").as_bytes(), 0),
+            Err(error) => print(err, format!("{error}\n").as_bytes(), 1),
+        },
         Ok((session, state)) => print(out, text(&session, &state).as_bytes(), 0),
         Err(failed) => print(err, format!("{failed}\n").as_bytes(), failed.status()),
     }
 }
 
 fn state(id: &str, of: &Of, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<(StoredSession, SavedState), Failed> {
-    let known = SessionId::parse(id).ok_or_else(|| Failed::Found(format!("{id:?} is not a session id, which is 1 to 12 decimal digits")))?;
+    let known =
+        SessionId::parse(id).ok_or_else(|| Failed::Found(format!("{id:?} is not a session id, which is 1 to 12 decimal digits")))?;
     let (_, place) = of.store(env)?;
     match transfer::session(&place, known)? {
         None => Err(Failed::Found(format!("there is no session {id} in the store {place}"))),
@@ -65,55 +71,79 @@ fn state(id: &str, of: &Of, env: impl IntoIterator<Item = (OsString, OsString)>)
     }
 }
 
-fn object(session: &StoredSession, state: &SavedState) -> Value {
-    let (key, content) = match (serde_json::from_slice(&state.bytes), str::from_utf8(&state.bytes)) {
-        (Ok(value), _) => ("json", value),
-        (_, Ok(text)) => ("text", Value::from(text)),
-        _ => ("hex", Value::from(hex(&state.bytes))),
-    };
-    json!({
-        "id": session.id.to_string(),
-        "type": &*session.type_name,
-        "version": state.version,
-        "bytes": state.bytes.len(),
-        key: content,
-    })
+/// All of it for programs. JSON is in it as it was saved.
+#[derive(Serialize)]
+struct Object<'a> {
+    id: String,
+    r#type: &'a str,
+    version: u32,
+    bytes: usize,
+    #[serde(flatten)]
+    content: Content<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Content<'a> {
+    Json(&'a RawValue),
+    Text(&'a str),
+    Hex(String),
+}
+
+impl<'a> Content<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        match (serde_json::from_slice(bytes), str::from_utf8(bytes)) {
+            (Ok(json), _) => Self::Json(json),
+            (_, Ok(text)) => Self::Text(text),
+            _ => Self::Hex(bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
+        }
+    }
+}
+
+fn object(session: &StoredSession, state: &SavedState) -> Result<String, serde_json::Error> {
+    let SavedState { version, bytes } = state;
+    let (id, r#type, content) = (session.id.to_string(), &*session.type_name, Content::of(bytes));
+    serde_json::to_string(&Object { id, r#type, version: *version, bytes: bytes.len(), content })
 }
 
 fn text(session: &StoredSession, state: &SavedState) -> String {
-    let (bytes, size) = (&state.bytes, state.bytes.len());
-    let mut text = format!("session {} (type {:?}): version {}, {size} bytes", session.id, &*session.type_name, state.version);
-    let pretty = serde_json::from_slice::<Value>(bytes).ok().and_then(|value| serde_json::to_string_pretty(&value).ok());
-    let (kind, lines) = match (pretty, str::from_utf8(bytes)) {
-        (Some(pretty), _) => ("JSON", escaped(&pretty)),
-        (None, Ok(text)) => ("text", escaped(text)),
-        (None, Err(_)) => ("no text", dump(&bytes[..size.min(SHOWN)])),
+    let SavedState { version, bytes } = state;
+    let (kind, mut lines) = match Content::of(bytes) {
+        Content::Json(json) => ("JSON", shown(&pretty(json))),
+        Content::Text(text) => ("text", shown(text)),
+        Content::Hex(_) => ("no text", dump(&bytes[..bytes.len().min(SHOWN)])),
     };
-    let _ = write!(text, ", {kind}\n\n{}\n", lines.trim_end_matches('\n'));
-    let cut = if kind == "no text" { size > SHOWN } else { lines.ends_with(CUT) };
-    if cut {
-        text.push_str("\nThis is the beginning; --raw prints all of it\n");
+    if bytes.len() > SHOWN && kind == "no text" {
+        lines += CUT;
     }
-    text
+    let cut = if lines.ends_with(CUT) { "\n\nThis is the beginning; --raw prints all of it" } else { "" };
+    let lines = lines.trim_end_matches('\n');
+    format!("session {} (type {:?}): version {version}, {} bytes, {kind}\n\n{lines}{cut}\n", session.id, &*session.type_name, bytes.len())
+}
+
+/// With line ends, where that keeps all of it: each digit, and each key.
+fn pretty(json: &RawValue) -> String {
+    let value: Option<Value> = serde_json::from_str(json.get()).ok().filter(|value: &Value| value.to_string() == json.get());
+    value.and_then(|value| serde_json::to_string_pretty(&value).ok()).unwrap_or_else(|| json.get().to_owned())
 }
 
 /// Where a long text ends early.
 const CUT: &str = "…";
 
 /// The beginning of a text, in which what a terminal would act on is escaped.
-fn escaped(text: &str) -> String {
-    let mut shown = String::new();
+fn shown(text: &str) -> String {
+    let mut begin = String::new();
     for c in text.chars() {
-        if shown.len() >= SHOWN {
-            return shown + CUT;
+        if begin.len() >= SHOWN {
+            return begin + CUT;
         }
-        if c.is_control() && c != '\n' && c != '\t' {
-            shown.extend(c.escape_unicode());
+        if is_hidden(c) && c != '\n' && c != '\t' {
+            begin.extend(c.escape_unicode());
         } else {
-            shown.push(c);
+            begin.push(c);
         }
     }
-    shown
+    begin
 }
 
 fn dump(bytes: &[u8]) -> String {
@@ -124,8 +154,4 @@ fn dump(bytes: &[u8]) -> String {
         let _ = writeln!(lines, "{:08x}  {:47}  {letters}", at * LINE, numbers.join(" "));
     }
     lines
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -107,6 +107,7 @@ mod tests {
         fs::create_dir_all(path("state/sessions.json.state")).unwrap();
         fs::write(path("host.toml"), "").unwrap();
         fs::write(path("state/sessions.json"), format!("{{{}, {}, {}}}", session("1", one), session("2", &two), session("3", ""))).unwrap();
+        // Damaged: it could not be in the file anyway.
         fs::write(path("state/sessions.json.state/2-0-5.state"), "").unwrap();
         let config = path("host.toml").into_os_string();
         let arguments = Line::try_parse_from(["x".into(), "--config".into(), config, "--to".into(), path("back.json").into_os_string()]);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    OpenError, SavedState, StoredClient, StoredSession,
+    OpenError, SavedState, StoredSession,
     change::Content,
     disk::{self, beside, folder_of},
     json::{
@@ -327,25 +327,24 @@ pub fn session(place: &Place, id: SessionId) -> Result<Option<(Arc<StoredSession
     let Some(session) = moment.content.sessions.remove(&id) else { return Ok(None) };
     match (moment.states.get(&id), last) {
         (Some(_), Some((_, Ok(state)))) => Ok(Some((session, Some(state)))),
-        (Some(_), Some((name, Err(problem)))) => {
-            Err(TransferError::Damaged { file: target, problems: vec![state_problem(name, problem)] })
-        }
+        (Some(_), Some((name, Err(problem)))) => Err(TransferError::Damaged { file: target, problems: vec![state_problem(name, problem)] }),
         _ => Ok(Some((session, None))),
     }
 }
 
 /// Copies the store as it is at one moment, also beside a host that works with it, to `to`, of the same kind. What a conductor has saved and is damaged is copied
-/// as it is, and told.
+/// as it is, and told. `progress` hears of each state.
 ///
 /// # Errors
 /// Where there is no store or it is damaged as a whole, something is where the copy would be, or that cannot be written.
-pub fn backup(place: &Place, to: &Path) -> Result<(Place, Counts, Vec<String>), TransferError> {
+pub fn backup(place: &Place, to: &Path, progress: &mut dyn FnMut()) -> Result<(Place, Counts, Vec<String>), TransferError> {
     let Place::Json(file) = place;
     let target = real(file)?;
     let new = Place::Json(to.to_owned());
     check_new(&new)?;
     let mut problems = BTreeMap::new();
     let copied = aside::copy(&target, to, |name, content| {
+        progress();
         if let Err(problem) = states::parse(content.to_vec()) {
             problems.insert(name, state_problem(name, problem));
         }
@@ -380,13 +379,7 @@ pub fn export(stock: &Stock, to: &Place, dry_run: bool, progress: &mut dyn FnMut
 ///
 /// # Errors
 /// Where a host has the store, it has sessions, or it cannot be understood or written; it is as it was then. Where saved state is damaged.
-pub fn import(
-    stock: &Stock,
-    to: &Place,
-    now: u64,
-    dry_run: bool,
-    progress: &mut dyn FnMut(),
-) -> Result<Option<Counts>, TransferError> {
+pub fn import(stock: &Stock, to: &Place, now: u64, dry_run: bool, progress: &mut dyn FnMut()) -> Result<Option<Counts>, TransferError> {
     stock.whole()?;
     let Place::Json(file) = to;
     let failed = |source| OpenError::Io { file: file.clone(), source };
@@ -482,3 +475,6 @@ fn unread_error(target: &Path, unread: Unread) -> TransferError {
 fn state_problem(name: states::Name, problem: &str) -> String {
     format!("session {}: its saved state ({name}): {problem}", name.id())
 }
+
+#[cfg(test)]
+mod tests;

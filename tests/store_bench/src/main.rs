@@ -98,13 +98,7 @@ async fn measure(name: &str, url: &str, folder: &Path, present: u64, length: Dur
 }
 
 /// Creates sessions for `length` of time, pauses for closing them not counted.
-async fn creates(
-    store: &Arc<dyn Store>,
-    next: &mut u64,
-    present: u64,
-    callers: u64,
-    length: Duration,
-) -> Result<(u64, Duration), Failed> {
+async fn creates(store: &Arc<dyn Store>, next: &mut u64, present: u64, callers: u64, length: Duration) -> Result<(u64, Duration), Failed> {
     // No more than a tenth of what is there, if that is enough for some rounds of all callers.
     let most = (present / 10).max(8 * CALLERS[2]);
     let (mut count, mut time) = (0, Duration::ZERO);

@@ -14,7 +14,7 @@ use super::{
         change::{Content, Sessions},
         disk::{Disk, RealDisk, beside, folder_of, put, step, write_new},
     },
-    format, read, resolve,
+    format, read,
     states::{self, Name, Saves, States},
 };
 use crate::sessions::SessionId;
@@ -197,7 +197,7 @@ fn replace(
 fn save(kept: &mut States, content: &Content, states: &mut dyn Iterator<Item = io::Result<(SessionId, SavedState)>>) -> io::Result<()> {
     loop {
         let mut group = Saves::new();
-        for state in states.by_ref().take(GROUP) {
+        for state in (&mut *states).take(GROUP) {
             let (id, state) = state?;
             let created_at = content.sessions.get(&id).map_or(0, |session| session.created_at);
             group.insert(id, (created_at, state));

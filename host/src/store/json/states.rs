@@ -104,7 +104,7 @@ pub(in crate::store) fn sort(names: Vec<Name>, sessions: &Sessions) -> (BTreeMap
 }
 
 /// Whether there is any saved state beside `file`.
-pub(super) fn any(file: &Path) -> io::Result<bool> {
+pub(in crate::store) fn any(file: &Path) -> io::Result<bool> {
     Ok(!names(&folder(file))?.is_empty())
 }
 
