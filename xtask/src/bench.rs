@@ -4,6 +4,7 @@
 mod abi;
 mod author;
 mod containment;
+mod store;
 
 use std::{
     error::Error,
@@ -29,11 +30,12 @@ pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
     match names {
         [name] if name == "abi" => return abi::run(),
         [name] if name == "author" => return author::run(),
+        [name, options @ ..] if name == "store" => return store::run(options),
         _ => {}
     }
     let all = ["size", "memory", "requests", "blocking", "containment"];
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
-        return Err(format!("there is no benchmark {unknown:?}; there are: {}, and by itself abi or author", all.join(", ")).into());
+        return Err(format!("there is no benchmark {unknown:?}; there are: {}, and by itself abi, author or store", all.join(", ")).into());
     }
     let wanted = |name: &str| names.is_empty() || names.iter().any(|other| other == name);
     build()?;

@@ -34,6 +34,9 @@ The commands of this repository:
                                 builds plugins for tests/abi, where every later host must load them.
   cargo xtask bench abi         measures what the binary contract costs: nanoseconds for a request and a call of the
                                 host, milliseconds to load a plugin, its size and its lines.
+  cargo xtask bench store [--quick] [FOLDER]
+                                creates per second by store, callers at once and sessions there, beside what the disk
+                                of FOLDER (the target folder's, without it) can sync; takes some minutes.
   cargo xtask bench author      runs the steps of docs/plugins.md in an empty folder, each with its time.
 ";
 
