@@ -13,7 +13,7 @@ use super::{
 use crate::{
     conductors::refusal::is_hidden,
     sessions::SessionId,
-    store::{SavedState, StoredSession, transfer},
+    store::{SavedState, StoredSession, stock},
 };
 
 /// How many bytes of a state are shown.
@@ -62,7 +62,7 @@ fn state(id: &str, of: &Of, env: impl IntoIterator<Item = (OsString, OsString)>)
     let known =
         SessionId::parse(id).ok_or_else(|| Failed::Found(format!("{id:?} is not a session id, which is 1 to 12 decimal digits")))?;
     let (_, place) = of.store(env)?;
-    match transfer::session(&place, known)? {
+    match stock::session(&place, known)? {
         None => Err(Failed::Found(format!("there is no session {id} in the store {place}"))),
         Some((session, None)) => {
             Err(Failed::Found(format!("the conductor of session {id} (type {:?}) has saved nothing", &*session.type_name)))

@@ -19,7 +19,7 @@ use crate::{
     migrate,
     store::{
         OpenError,
-        transfer::{Counts, Place, TransferError},
+        stock::{Counts, Place, StockError},
     },
 };
 
@@ -120,7 +120,7 @@ pub(super) enum Failed {
     #[error("{0} {1}: {2}")]
     What(&'static str, String, &'static str),
     #[error(transparent)]
-    Transfer(#[from] TransferError),
+    Stock(#[from] StockError),
     #[error(transparent)]
     Migrate(#[from] migrate::Failed),
     #[error("{} cannot be read: {problem}", file.display())]
@@ -135,7 +135,7 @@ pub(super) enum Failed {
 
 impl From<OpenError> for Failed {
     fn from(error: OpenError) -> Self {
-        Self::Transfer(error.into())
+        Self::Stock(error.into())
     }
 }
 

@@ -32,7 +32,7 @@ use clap::Args;
 
 use crate::{
     config::Mistakes,
-    store::{OpenError, lock::LockError, transfer::TransferError},
+    store::{OpenError, lock::LockError, stock::StockError},
 };
 
 /// How many problems of a file are listed; the rest is counted.
@@ -132,7 +132,7 @@ pub enum Failed {
     #[error(transparent)]
     Store(#[from] OpenError),
     #[error(transparent)]
-    Transfer(#[from] TransferError),
+    Stock(#[from] StockError),
     #[error("the settings keep sessions in memory (store.url = \"memory:\"): there is nothing to write")]
     Memory,
     #[error("there is no session store {}: no session was ever kept there, or --config names other settings than the host's", .0.display())]

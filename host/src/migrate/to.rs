@@ -11,7 +11,8 @@ use crate::{
     config::Settings,
     store::{
         Extra, StoredClient,
-        transfer::{self, Beside, Place, Stock, TransferError},
+        stock::{self, Beside, Place, Stock, StockError},
+        transfer,
     },
 };
 
@@ -25,8 +26,8 @@ pub(super) fn run(
     let (settings, _) = Settings::load(arguments.config.as_deref(), env, &[]).map_err(Failed::Settings)?;
     let place = Place::of(&settings.store.url.to_string(), &settings.base_dir)?.ok_or(Failed::Memory)?;
     // What happens after the copy would be lost, so a host that runs is not copied from.
-    let stock = transfer::read(&place, now, Beside::NoHost).map_err(|error| match error {
-        TransferError::Missing(file) => Failed::NoStore(file),
+    let stock = stock::read(&place, now, Beside::NoHost).map_err(|error| match error {
+        StockError::Missing(file) => Failed::NoStore(file),
         other => other.into(),
     })?;
     let report = write_back(&stock, to, arguments.dry_run)?;

@@ -15,6 +15,7 @@ mod memory;
 #[cfg(test)]
 mod model;
 mod resting;
+pub mod stock;
 pub mod transfer;
 
 use std::{

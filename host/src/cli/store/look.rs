@@ -5,7 +5,7 @@ use std::{ffi::OsString, io::Write, path::Path};
 use super::{Failed, Of, Table, typed};
 use crate::{
     cli::progress::Progress,
-    store::transfer::{self, Beside},
+    store::stock::{self, Beside},
 };
 
 pub(super) fn backup(
@@ -17,7 +17,7 @@ pub(super) fn backup(
 ) -> Result<(), Failed> {
     let (_, place) = of.store(env)?;
     progress.begin("copying", 0);
-    let (copy, counts, problems) = transfer::backup(&place, &typed(file)?, &mut || progress.one())?;
+    let (copy, counts, problems) = stock::backup(&place, &typed(file)?, &mut || progress.one())?;
     progress.end();
     let restore = "To restore it: stop the host, move its store away, and `conductor-host store import --from";
     write!(
@@ -40,7 +40,7 @@ pub(super) fn check(
 ) -> Result<(), Failed> {
     let (_, place) = of.store(env)?;
     progress.begin("reading", 0);
-    let stock = transfer::read(&place, 0, Beside::AHost)?;
+    let stock = stock::read(&place, 0, Beside::AHost)?;
     progress.end();
     stock.whole()?;
     writeln!(out, "{place}: ok\n\n{}\n{} bytes of saved state", Table(&[("there", stock.counts())]), stock.bytes())?;

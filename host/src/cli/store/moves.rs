@@ -10,7 +10,7 @@ use crate::{
     cli::progress::Progress,
     config::Settings,
     migrate::{by_type, count, inexact_numbers, shown, write_back},
-    store::transfer::{self, Beside, Counts, Place, Stock, TransferError},
+    store::stock::{self, Beside, Counts, Place, Stock, StockError},
 };
 
 const WRITTEN: &str = "Written, readable by its owner alone";
@@ -31,12 +31,13 @@ pub(super) fn import(
         return Err(Failed::Found(format!("--from is the store of the settings itself: {to}")));
     }
     progress.begin("reading", 0);
-    let stock = transfer::read(&from, now.saturating_add(settings.token.ttl.as_secs()), Beside::NoHost)?;
+    let stock = stock::read(&from, now.saturating_add(settings.token.ttl.as_secs()), Beside::NoHost)?;
     check_numbers(&from)?;
     let read = stock.counts();
     progress.begin("saved states", read.saved);
-    let written = transfer::import(&stock, &to, now, dry_run, &mut || progress.one())?;
+    let written = stock::import(&stock, &to, now, dry_run, &mut || progress.one())?;
     progress.end();
+    check_written(read, written)?;
     let unknown = unknown_types(&stock, &settings);
     say(out, &from.to_string(), read, written, &unknown, &to.to_string())
 }
@@ -54,13 +55,14 @@ pub(super) fn export(
     let to = what::destination(to)?;
     progress.begin("reading", 0);
     // What happens after the copy would be lost, so a host that runs is not copied from.
-    let stock = transfer::read(&from, now.saturating_add(settings.token.ttl.as_secs()), Beside::NoHost)?;
+    let stock = stock::read(&from, now.saturating_add(settings.token.ttl.as_secs()), Beside::NoHost)?;
     let read = stock.counts();
     match to {
         Destination::Store(to) => {
             progress.begin("saved states", read.saved);
-            let written = transfer::export(&stock, &to, dry_run, &mut || progress.one())?;
+            let written = stock::export(&stock, &to, dry_run, &mut || progress.one())?;
             progress.end();
+            check_written(read, written)?;
             say(out, &from.to_string(), read, written, "", &to.to_string())
         }
         Destination::Reference(to) => {
@@ -73,7 +75,17 @@ pub(super) fn export(
     }
 }
 
-/// The end of both; an error where less was written than read. Of ids that rest there may be more.
+/// Whether what was found in the store afterwards is what was put there. Of ids that rest there may be more: those that did before.
+fn check_written(read: Counts, written: Option<Counts>) -> Result<(), Failed> {
+    match written {
+        Some(written) if written.resting < read.resting || (Counts { resting: read.resting, ..written }) != read => {
+            Err(Failed::Differs { read, written })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The end of both.
 fn say(out: &mut dyn Write, from: &str, read: Counts, written: Option<Counts>, more: &str, to: &str) -> Result<(), Failed> {
     let mut columns = vec![("read", read)];
     columns.extend(written.map(|written| ("written", written)));
@@ -87,7 +99,7 @@ fn check_numbers(from: &Place) -> Result<(), Failed> {
     let Place::Json(file) = from else { return Ok(()) };
     let text = fs::read(file).map_err(|problem| Failed::Read { file: file.clone(), problem })?;
     let problems = inexact_numbers(&text);
-    if problems.is_empty() { Ok(()) } else { Err(TransferError::Damaged { file: file.clone(), problems }.into()) }
+    if problems.is_empty() { Ok(()) } else { Err(StockError::Damaged { file: file.clone(), problems }.into()) }
 }
 
 fn unknown_types(stock: &Stock, settings: &Settings) -> String {
@@ -100,4 +112,24 @@ fn unknown_types(stock: &Stock, settings: &Settings) -> String {
         })
         .collect();
     if lines.is_empty() { String::new() } else { format!("\nTo do\n{}", lines.concat()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_afterwards_is_a_failure() {
+        let read = Counts { sessions: 3, clients: 5, saved: 2, timers: 1, resting: 4 };
+        for (written, good) in [
+            (read, true),
+            (Counts { resting: 5, ..read }, true),
+            (Counts { resting: 3, ..read }, false),
+            (Counts { saved: 1, ..read }, false),
+            (Counts { clients: 6, ..read }, false),
+        ] {
+            assert_eq!(check_written(read, Some(written)).is_ok(), good, "{written:?}");
+        }
+        assert!(check_written(read, None).is_ok());
+    }
 }

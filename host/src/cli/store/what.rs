@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Failed, typed};
-use crate::store::transfer::Place;
+use crate::store::stock::Place;
 
 /// What a SQLite database begins with.
 const SQLITE: &[u8] = b"SQLite format 3\0";

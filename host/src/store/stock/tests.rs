@@ -10,13 +10,14 @@ use crate::store::{
     contract::{id, save, saved, session, wait},
     lock::LockError,
     open,
+    transfer::create,
 };
 
 fn place(url: &str, folder: &Path) -> Place {
     Place::of(url, folder).unwrap().unwrap()
 }
 
-fn read_at_rest(place: &Place) -> Result<Stock, TransferError> {
+fn read_at_rest(place: &Place) -> Result<Stock, StockError> {
     read(place, 0, Beside::NoHost)
 }
 
@@ -86,47 +87,15 @@ fn all(place: &Place) -> (String, Vec<(SessionId, SavedState)>) {
 }
 
 #[test]
-fn a_file_that_is_there_is_never_replaced() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("sessions.json");
-    fs::write(&file, "mine").unwrap();
-    for refused in [create(&file, &[session("1")]), write_new(&file, b"new")] {
-        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-    }
-    assert_eq!(fs::read(&file).unwrap(), b"mine");
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
-    #[cfg(unix)]
-    {
-        std::os::unix::fs::symlink("nowhere", folder.path().join("link")).unwrap();
-        assert!(write_new(&folder.path().join("link"), b"new").is_err());
-        assert!(!folder.path().join("nowhere").exists());
-    }
-}
-
-#[test]
-fn what_is_created_opens_as_a_store_and_is_for_its_owner_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("sessions.json");
-    create(&file, &[session("1"), session("02")]).unwrap();
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-    let (_store, loaded) = open("json:sessions.json", folder.path(), Duration::ZERO, 0).unwrap();
-    assert_eq!(loaded.sessions.len(), 2);
-}
-
-#[test]
 fn a_store_at_rest_is_read_and_nothing_is_made() {
     let folder = tempfile::tempdir().unwrap();
     let json = place("json:sessions.json", folder.path());
-    assert!(matches!(read_at_rest(&json), Err(TransferError::Missing(_))));
+    assert!(matches!(read_at_rest(&json), Err(StockError::Missing(_))));
     create(json.file(), &[session("1")]).unwrap();
     assert_eq!(read_at_rest(&json).unwrap().counts(), Counts { sessions: 1, ..Counts::default() });
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     let (store, _) = open("json:sessions.json", folder.path(), Duration::ZERO, 0).unwrap();
-    let held = |read: Result<Stock, _>| matches!(read, Err(TransferError::Open(OpenError::Lock(LockError::Held { .. }))));
+    let held = |read: Result<Stock, _>| matches!(read, Err(StockError::Open(OpenError::Lock(LockError::Held { .. }))));
     assert!(held(read_at_rest(&json)));
     for _ in 0..2 {
         wait(store.apply(save("1", saved(1, "x")))).unwrap();
@@ -142,7 +111,7 @@ fn a_store_at_rest_is_read_and_nothing_is_made() {
     drop(stock);
     assert_eq!(fs::read_dir(folder.path().join("sessions.json.state")).unwrap().count(), 2, "nothing is removed");
     fs::write(json.file(), "{\"1\": 2, \"3\": 4").unwrap();
-    let Err(TransferError::Damaged { problems, .. }) = read_at_rest(&json) else { panic!("it is damaged") };
+    let Err(StockError::Damaged { problems, .. }) = read_at_rest(&json) else { panic!("it is damaged") };
     assert_eq!(problems.len(), 3, "{problems:?}");
 }
 
@@ -183,19 +152,19 @@ fn nothing_is_mixed_and_nothing_is_replaced() {
     for dry_run in [true, false] {
         let import = |to: &Place, now| import(&stock, to, now, dry_run, &mut || ());
         let export = |to: &Place| export(&stock, to, dry_run, &mut || ());
-        assert!(matches!(import(&to, 0), Err(TransferError::NotEmpty { sessions: 1, .. })));
-        assert!(matches!(export(&to), Err(TransferError::Exists(_))));
+        assert!(matches!(import(&to, 0), Err(StockError::NotEmpty { sessions: 1, .. })));
+        assert!(matches!(export(&to), Err(StockError::Exists(_))));
         let elsewhere = place("json:none/b.json", folder.path());
-        assert!(matches!(export(&elsewhere), Err(TransferError::Write { .. })));
+        assert!(matches!(export(&elsewhere), Err(StockError::Write { .. })));
         fs::create_dir_all(folder.path().join("d.json.state")).unwrap();
-        assert!(matches!(export(&place("json:d.json", folder.path())), Err(TransferError::Exists(_))));
+        assert!(matches!(export(&place("json:d.json", folder.path())), Err(StockError::Exists(_))));
         // An id that would be taken by a session while tokens of another one are good.
         let text = "{\"resting\": {\"000001\": 50, \"7\": 60}}";
         fs::write(rests.file(), text).unwrap();
-        assert!(matches!(import(&rests, 49), Err(TransferError::Resting { .. })));
+        assert!(matches!(import(&rests, 49), Err(StockError::Resting { .. })));
         assert_eq!(fs::read_to_string(rests.file()).unwrap(), text);
         fs::write(folder.path().join("d.json.state/2-0-0.state"), "").unwrap();
-        assert!(matches!(import(&place("json:d.json", folder.path()), 0), Err(TransferError::Open(OpenError::Unusable { .. }))));
+        assert!(matches!(import(&place("json:d.json", folder.path()), 0), Err(StockError::Open(OpenError::Unusable { .. }))));
         assert_eq!(import(&rests, 50).unwrap().is_none(), dry_run);
     }
     assert_eq!(fs::read(to.file()).unwrap(), before);
@@ -233,7 +202,7 @@ fn where_it_fails_nothing_of_it_stays() {
             fs::write(to.file(), before).unwrap();
         }
         let failed = import(&stock, &to, 0, false, &mut || ());
-        assert!(matches!(&failed, Err(TransferError::Write { problem, .. }) if problem.to_string().contains("is gone")), "{failed:?}");
+        assert!(matches!(&failed, Err(StockError::Write { problem, .. }) if problem.to_string().contains("is gone")), "{failed:?}");
         assert_eq!(fs::read_to_string(to.file()).ok().as_deref(), before);
         assert!(!states::folder(to.file()).exists());
     }
@@ -246,7 +215,7 @@ fn where_it_fails_nothing_of_it_stays() {
         fs::write(states::folder(from.file()).join(file), "conductor-state 1 0 00\n").unwrap();
     }
     let stock = read_at_rest(&from).unwrap();
-    let Err(TransferError::Damaged { problems, .. }) = import(&stock, &to, 0, false, &mut || ()) else { panic!("it is damaged") };
+    let Err(StockError::Damaged { problems, .. }) = import(&stock, &to, 0, false, &mut || ()) else { panic!("it is damaged") };
     assert!(problems.len() == 2 && problems[0].contains("session 000023"), "{problems:?}");
 }
 
@@ -262,7 +231,7 @@ fn one_session_is_read_whatever_the_others_are() {
     assert_eq!((state.version, &state.bytes[..]), (33, &33_u64.to_le_bytes()[..]));
     assert!(matches!(found(1), Ok(Some((_, None)))));
     assert!(matches!(found(77), Ok(None)));
-    assert!(matches!(found(13), Err(TransferError::Damaged { problems, .. }) if problems.len() == 1));
+    assert!(matches!(found(13), Err(StockError::Damaged { problems, .. }) if problems.len() == 1));
 }
 
 #[test]

@@ -1,0 +1,452 @@
+//! All that a store holds, into and out of it, for commands, which have no use for an open store. They read beside a host or while none runs, and write
+//! while none runs. Nothing here replaces a file or a session.
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    OpenError, SavedState, StoredSession,
+    change::Content,
+    disk::{beside, folder_of},
+    json::{
+        self,
+        aside::{self, To, Unread},
+        format, states,
+    },
+    lock::FileLock,
+};
+use crate::sessions::SessionId;
+
+/// How many problems of a store are listed in a message; the rest is counted.
+const LISTED: usize = 20;
+
+/// Where a store is that outlives its host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `json:FILE`.
+    Json(PathBuf),
+}
+
+impl Place {
+    /// What `url` names, relative to `base`; nothing for `memory:`.
+    ///
+    /// # Errors
+    /// Where the url is unknown.
+    pub fn of(url: &str, base: &Path) -> Result<Option<Self>, OpenError> {
+        match url.split_once(':') {
+            Some(("memory", "")) => Ok(None),
+            Some(("json", "")) => Err(OpenError::NoFile),
+            Some(("json", file)) => Ok(Some(Self::Json(base.join(file)))),
+            Some((scheme, _)) => Err(OpenError::Scheme(scheme.to_owned())),
+            None => Err(OpenError::Scheme(url.to_owned())),
+        }
+    }
+
+    /// Its file.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        match self {
+            Self::Json(file) => file,
+        }
+    }
+
+    /// All that belongs to it.
+    fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Json(file) => vec![file.clone(), states::folder(file)],
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Json(file) => write!(f, "json:{}", file.display()),
+        }
+    }
+}
+
+/// Why nothing was read or written. No text holds a pin.
+#[derive(Debug, thiserror::Error)]
+pub enum StockError {
+    /// The store cannot be opened: a host has it, say.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// There is none.
+    #[error("there is no session store {}: no session was ever kept there, or another file is meant", .0.display())]
+    Missing(PathBuf),
+    /// The store is there, and not all of it is understood.
+    #[error("the session store {} is damaged:\n{}It was left as it is", file.display(), Listed(problems))]
+    Damaged {
+        /// Its file.
+        file: PathBuf,
+        /// All that is wrong, each with its session or its line.
+        problems: Vec<String>,
+    },
+    /// A new store was to be made where something is.
+    #[error("{} is there already and is not replaced; nothing was written. Choose another place, or move it away", .0.display())]
+    Exists(PathBuf),
+    /// Sessions were to be put into a store that has some.
+    #[error(
+        "the store {place} has {sessions} session(s) already, and sessions are not mixed; nothing was written. Close them, or move the store away \
+         (`conductor-host store backup FILE` keeps a copy)"
+    )]
+    NotEmpty {
+        /// The store.
+        place: String,
+        /// How many it has.
+        sessions: usize,
+    },
+    /// Sessions were to be put into a store in which their ids rest.
+    #[error(
+        "in the store {place} these ids rest, since tokens of former sessions are still good: {ids}; nothing was written. Wait until they are over \
+         (token.ttl), or import into a store that is new"
+    )]
+    Resting {
+        /// The store.
+        place: String,
+        /// Some of the ids.
+        ids: String,
+    },
+    /// The medium failed.
+    #[error("{} cannot be written: {problem}; nothing was kept of it", file.display())]
+    Write {
+        /// The file of the store that was to be.
+        file: PathBuf,
+        /// What the operating system said.
+        problem: io::Error,
+    },
+}
+
+/// Lines of a list, the first few of it.
+struct Listed<'a>(&'a [String]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for problem in self.0.iter().take(LISTED) {
+            writeln!(f, "  - {problem}")?;
+        }
+        match self.0.len().saturating_sub(LISTED) {
+            0 => Ok(()),
+            more => writeln!(f, "  and {more} more"),
+        }
+    }
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Sessions.
+    pub sessions: usize,
+    /// Entries of all their lists of clients.
+    pub clients: usize,
+    /// Sessions whose conductor has saved something.
+    pub saved: usize,
+    /// Timers of all sessions.
+    pub timers: usize,
+    /// Ids that rest.
+    pub resting: usize,
+}
+
+impl Counts {
+    /// Of sessions, with nothing beside them.
+    #[must_use]
+    pub fn of(sessions: &[Arc<StoredSession>]) -> Self {
+        let timers = sessions.iter().filter_map(|session| session.extra.as_deref()).map(|extra| extra.timers.len()).sum();
+        let clients = sessions.iter().map(|session| session.clients.len()).sum();
+        Self { sessions: sessions.len(), clients, timers, ..Self::default() }
+    }
+}
+
+/// Whether a host may work with the store while it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// None may: what it changed meanwhile would be lost. None can start while the [`Stock`] lives, either.
+    NoHost,
+    /// It may: what is read is what the store held at one moment.
+    AHost,
+}
+
+/// All that a store held when it was read.
+#[derive(Debug)]
+pub struct Stock {
+    content: Content,
+    saved: Saved,
+    /// Bytes that conductors have saved.
+    bytes: u64,
+    /// What of that is damaged.
+    damaged: Vec<String>,
+    /// Files that count no more.
+    left: usize,
+    /// The store's.
+    file: PathBuf,
+    _lock: Option<FileLock>,
+}
+
+/// Where what conductors have saved is.
+#[derive(Debug)]
+enum Saved {
+    Json { folder: PathBuf, files: BTreeMap<SessionId, states::Name> },
+}
+
+impl Stock {
+    /// In the order of their ids.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<Arc<StoredSession>> {
+        self.content.sessions.values().cloned().collect()
+    }
+
+    /// How much there is.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let saved = match &self.saved {
+            Saved::Json { files, .. } => files.len(),
+        };
+        Counts { saved, resting: self.content.resting.iter().count(), ..Counts::of(&self.sessions()) }
+    }
+
+    /// How many bytes conductors have saved.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Files of saved state that no session has: the host removes them when it starts.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    /// That nothing of what conductors have saved is damaged.
+    ///
+    /// # Errors
+    /// All of it that is.
+    pub fn whole(&self) -> Result<(), StockError> {
+        if self.damaged.is_empty() {
+            return Ok(());
+        }
+        Err(StockError::Damaged { file: self.file.clone(), problems: self.damaged.clone() })
+    }
+
+    /// What conductors have saved, by session.
+    fn states(&self) -> impl Iterator<Item = io::Result<(SessionId, SavedState)>> + '_ {
+        let Saved::Json { folder, files } = &self.saved;
+        files.iter().map(|(id, name)| {
+            let file = folder.join(name.to_string());
+            let content = json::read(&file)?.ok_or_else(|| io::Error::other(format!("{} is gone", file.display())))?;
+            let state = states::parse(content).map_err(|problem| io::Error::other(format!("{}: {problem}", file.display())))?;
+            Ok((*id, state))
+        })
+    }
+}
+
+/// Reads all of the store, what conductors have saved included, and changes nothing. Clients without an expiry get `granted_until` (seconds since
+/// the Unix epoch).
+///
+/// # Errors
+/// Where there is no store, a host has it and must not, or not all sessions are understood: then all that is not is listed. What of saved state is
+/// damaged is said by [`Stock::whole`].
+pub fn read(place: &Place, granted_until: u64, beside_whom: Beside) -> Result<Stock, StockError> {
+    let Place::Json(file) = place;
+    let target = real(file)?;
+    let lock = match beside_whom {
+        Beside::NoHost => FileLock::if_used("store", &target, beside(&target, ".lock")).map_err(OpenError::from)?,
+        Beside::AHost => None,
+    };
+    let (mut bytes, mut problems) = (BTreeMap::new(), BTreeMap::new());
+    let moment = aside::moment(
+        &target,
+        granted_until,
+        |_| true,
+        |name, content| {
+            match states::parse(content) {
+                Ok(state) => drop(bytes.insert(name, state.bytes.len() as u64)),
+                Err(problem) => drop(problems.insert(name, state_problem(name, problem))),
+            }
+            Ok(())
+        },
+    );
+    let moment = moment.map_err(|unread| unread_error(&target, unread))?;
+    // Those that were replaced meanwhile count neither way.
+    let damaged = moment.states.values().filter_map(|name| problems.remove(name)).collect();
+    let bytes = moment.states.values().filter_map(|name| bytes.get(name)).sum();
+    let saved = Saved::Json { folder: states::folder(&target), files: moment.states };
+    Ok(Stock { content: moment.content, saved, bytes, damaged, left: moment.left, file: target, _lock: lock })
+}
+
+/// A session of the store and what its conductor has saved; nothing where there is no such session. Works beside a host, and changes nothing.
+///
+/// # Errors
+/// Where there is no store, or what is asked for cannot be read and understood.
+pub fn session(place: &Place, id: SessionId) -> Result<Option<(Arc<StoredSession>, Option<SavedState>)>, StockError> {
+    let Place::Json(file) = place;
+    let target = real(file)?;
+    let mut last = None;
+    let moment = aside::moment(
+        &target,
+        0,
+        |wanted| wanted == id,
+        |name, content| {
+            last = Some((name, states::parse(content)));
+            Ok(())
+        },
+    );
+    let mut moment = moment.map_err(|unread| unread_error(&target, unread))?;
+    let Some(session) = moment.content.sessions.remove(&id) else { return Ok(None) };
+    match (moment.states.get(&id), last) {
+        (Some(_), Some((_, Ok(state)))) => Ok(Some((session, Some(state)))),
+        (Some(_), Some((name, Err(problem)))) => Err(StockError::Damaged { file: target, problems: vec![state_problem(name, problem)] }),
+        _ => Ok(Some((session, None))),
+    }
+}
+
+/// Copies the store as it is at one moment, also beside a host that works with it, to `to`, of the same kind. What a conductor has saved and is damaged is copied
+/// as it is, and told. `progress` hears of each state.
+///
+/// # Errors
+/// Where there is no store or it is damaged as a whole, something is where the copy would be, or that cannot be written.
+pub fn backup(place: &Place, to: &Path, progress: &mut dyn FnMut()) -> Result<(Place, Counts, Vec<String>), StockError> {
+    let Place::Json(file) = place;
+    let target = real(file)?;
+    let new = Place::Json(to.to_owned());
+    check_new(&new)?;
+    let mut problems = BTreeMap::new();
+    let copied = aside::copy(&target, to, |name, content| {
+        progress();
+        if let Err(problem) = states::parse(content.to_vec()) {
+            problems.insert(name, state_problem(name, problem));
+        }
+    });
+    let moment = copied.map_err(|unread| match unread {
+        Unread::Io(problem) => StockError::Write { file: to.to_owned(), problem },
+        other => unread_error(&target, other),
+    })?;
+    let sessions: Vec<_> = moment.content.sessions.values().cloned().collect();
+    let counts = Counts { saved: moment.states.len(), resting: moment.content.resting.iter().count(), ..Counts::of(&sessions) };
+    // Those that were replaced meanwhile are not in the copy.
+    let problems = moment.states.values().filter_map(|name| problems.remove(name)).collect();
+    Ok((new, counts, problems))
+}
+
+/// Puts all of `stock` into a new store, whose folder must be there; with `dry_run` only looks whether it could. `progress` hears of each state. Gives
+/// what is there then, read again.
+///
+/// # Errors
+/// Where something is there already, or it cannot be written; nothing of it stays then. Where saved state is damaged.
+pub fn export(stock: &Stock, to: &Place, dry_run: bool, progress: &mut dyn FnMut()) -> Result<Option<Counts>, StockError> {
+    stock.whole()?;
+    check_new(to)?;
+    if dry_run {
+        return Ok(None);
+    }
+    fill(stock, to, to.file(), To::New, &stock.content, progress).map(Some)
+}
+
+/// Puts all of `stock` into the store of a host, which is made where it is missing; with `dry_run` only looks whether it could. Ids that rest there go on
+/// resting. `now` is in seconds since the Unix epoch; `progress` hears of each state. Gives what is there then, read again.
+///
+/// # Errors
+/// Where a host has the store, it has sessions, or it cannot be understood or written; it is as it was then. Where saved state is damaged.
+pub fn import(stock: &Stock, to: &Place, now: u64, dry_run: bool, progress: &mut dyn FnMut()) -> Result<Option<Counts>, StockError> {
+    stock.whole()?;
+    let Place::Json(file) = to;
+    let failed = |source| OpenError::Io { file: file.clone(), source };
+    let (target, _lock) = if dry_run {
+        let target = file.canonicalize().unwrap_or_else(|_| file.clone());
+        let lock = FileLock::if_used("store", &target, beside(&target, ".lock")).map_err(OpenError::from)?;
+        (target, lock)
+    } else {
+        let target = json::resolve(file).map_err(failed)?;
+        let lock = FileLock::acquire("store", &target, beside(&target, ".lock")).map_err(OpenError::from)?;
+        (target, Some(lock))
+    };
+    let before = json::read(&target).map_err(failed)?;
+    let there = match &before {
+        None if states::any(&target).map_err(failed)? => {
+            let problem = "it is missing, and the saved state of its sessions is there".into();
+            return Err(OpenError::Unusable { file: target, problem }.into());
+        }
+        None => Content::default(),
+        Some(text) => format::parse_all(text, 0).map_err(|problems| StockError::Damaged { file: target.clone(), problems })?,
+    };
+    let content = together(stock, there, to, now)?;
+    if dry_run {
+        return Ok(None);
+    }
+    fill(stock, to, &target, To::Store(before.as_deref()), &content, progress).map(Some)
+}
+
+/// What a store without sessions has once it has those of `stock`.
+fn together(stock: &Stock, there: Content, to: &Place, now: u64) -> Result<Content, StockError> {
+    if !there.sessions.is_empty() {
+        return Err(StockError::NotEmpty { place: to.to_string(), sessions: there.sessions.len() });
+    }
+    let sessions = stock.content.sessions.clone();
+    let resting: Vec<_> = sessions.keys().filter(|id| there.resting.rests(**id, now)).map(ToString::to_string).collect();
+    if !resting.is_empty() {
+        let more = if resting.len() > LISTED { ", …" } else { "" };
+        let ids = resting[..resting.len().min(LISTED)].join(", ") + more;
+        return Err(StockError::Resting { place: to.to_string(), ids });
+    }
+    let mut ends: BTreeMap<SessionId, u64> = there.resting.iter().filter(|(id, _)| !sessions.contains_key(id)).collect();
+    for (id, until) in stock.content.resting.iter() {
+        let end = ends.entry(id).or_default();
+        *end = until.max(*end);
+    }
+    Ok(Content { sessions, resting: ends.into_iter().collect() })
+}
+
+fn fill(
+    stock: &Stock,
+    place: &Place,
+    target: &Path,
+    to: To<'_>,
+    content: &Content,
+    progress: &mut dyn FnMut(),
+) -> Result<Counts, StockError> {
+    let Place::Json(_) = place;
+    let mut states = stock.states().inspect(|_| progress());
+    aside::fill(target, to, content, &mut states).map_err(|problem| StockError::Write { file: target.to_owned(), problem })?;
+    Ok(read(place, 0, Beside::AHost)?.counts())
+}
+
+/// The file itself, where its name is a symbolic link.
+fn real(file: &Path) -> Result<PathBuf, StockError> {
+    file.canonicalize().map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => StockError::Missing(file.to_owned()),
+        _ => OpenError::Io { file: file.to_owned(), source }.into(),
+    })
+}
+
+fn check_new(place: &Place) -> Result<(), StockError> {
+    // Also a link that leads nowhere.
+    if let Some(there) = place.files().into_iter().find(|file| file.symlink_metadata().is_ok()) {
+        return Err(StockError::Exists(there));
+    }
+    let folder = folder_of(place.file());
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let problem = io::Error::new(io::ErrorKind::NotFound, format!("there is no folder {}", folder.display()));
+    Err(StockError::Write { file: place.file().to_owned(), problem })
+}
+
+fn unread_error(target: &Path, unread: Unread) -> StockError {
+    let file = target.to_owned();
+    match unread {
+        Unread::Missing => StockError::Missing(file),
+        Unread::Damaged(problems) => StockError::Damaged { file, problems },
+        Unread::Io(source) => OpenError::Io { file, source }.into(),
+    }
+}
+
+fn state_problem(name: states::Name, problem: &str) -> String {
+    format!("session {}: its saved state ({name}): {problem}", name.id())
+}
+
+#[cfg(test)]
+mod tests;
