@@ -155,3 +155,61 @@ fn dump(bytes: &[u8]) -> String {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::sessions::Pin;
+
+    fn shown_as(bytes: &[u8]) -> (String, String) {
+        let id = SessionId::parse("000042").unwrap();
+        let (pin, type_name) = (Pin::parse("918").unwrap(), "quiz".into());
+        let session = StoredSession { id, pin, type_name, created_at: 0, clients: Vec::new(), revision: 0, extra: None };
+        let state = SavedState { version: 2, bytes: Bytes::copy_from_slice(bytes) };
+        let text = text(&session, &state);
+        let head = format!("session 000042 (type \"quiz\"): version 2, {} bytes, ", bytes.len());
+        let object = object(&session, &state).unwrap();
+        assert!(serde_json::from_str::<Value>(&object).is_ok(), "{object}");
+        let before = format!("{{\"id\":\"000042\",\"type\":\"quiz\",\"version\":2,\"bytes\":{},", bytes.len());
+        (text.strip_prefix(&head).unwrap().to_owned(), object.strip_prefix(&before).unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_state_is_shown_as_what_it_is() {
+        for (bytes, text, object) in [
+            (&br#"{"b":1,"a":[]}"#[..], "JSON\n\n{\n  \"b\": 1,\n  \"a\": []\n}\n", r#""json":{"b":1,"a":[]}}"#),
+            // What would not be the same with line ends is shown as it is.
+            (
+                br#"{"a":12345678901234567890123,"a":1e2}"#,
+                "JSON\n\n{\"a\":12345678901234567890123,\"a\":1e2}\n",
+                r#""json":{"a":12345678901234567890123,"a":1e2}}"#,
+            ),
+            (
+                "on\u{1b}[2Je\n\u{202e}two\n".as_bytes(),
+                "text\n\non\\u{1b}[2Je\n\\u{202e}two\n",
+                "\"text\":\"on\\u001b[2Je\\n\u{202e}two\\n\"}",
+            ),
+            (b"", "text\n\n\n", r#""text":""}"#),
+            (
+                b"\xff\x00hello, world ab~!",
+                "no text\n\n00000000  ff 00 68 65 6c 6c 6f 2c 20 77 6f 72 6c 64 20 61  ..hello, world a\n00000010  62 7e 21                                         b~!\n",
+                r#""hex":"ff0068656c6c6f2c20776f726c642061627e21"}"#,
+            ),
+        ] {
+            assert_eq!(shown_as(bytes), (text.to_owned(), object.to_owned()));
+        }
+    }
+
+    #[test]
+    fn of_a_long_one_the_beginning_is_shown_and_it_is_said() {
+        for (bytes, cut) in
+            [(vec![b'x'; SHOWN], false), (vec![b'x'; SHOWN + 1], true), (vec![0xff; SHOWN], false), (vec![0xff; SHOWN + 1], true)]
+        {
+            let (text, _) = shown_as(&bytes);
+            assert_eq!(text.ends_with("\n\nThis is the beginning; --raw prints all of it\n"), cut);
+            assert!(text.len() < SHOWN * 6);
+        }
+    }
+}
