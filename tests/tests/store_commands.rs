@@ -17,7 +17,7 @@ use conductor_tests::{
 use serde_json::{Value, json};
 
 /// Each durable store, and the url of one of its kind.
-const STORES: [(&str, &str); 1] = [("json", "json:state/sessions.json")];
+const STORES: [(&str, &str); 2] = [("json", "json:state/sessions.json"), ("sqlite", "sqlite:state/sessions.db")];
 
 fn options(url: &str) -> HostOptions {
     // Timers fire when they are due, and mark it on what is kept: not while this looks.

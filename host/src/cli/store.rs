@@ -80,10 +80,11 @@ pub(super) struct Of {
 }
 
 impl Of {
-    /// The settings, and the store that they name.
+    /// The settings, and the store that they name: where a host has not taken over yet what it takes over at its first start, that.
     pub(super) fn store(&self, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<(Settings, Place), Failed> {
         let (settings, _) = Settings::load(self.config.as_deref(), env, &self.overrides.flags()).map_err(Failed::Settings)?;
         let place = Place::of(&settings.store.url.to_string(), &settings.base_dir)?.ok_or(Failed::Memory)?;
+        let place = place.or_before(settings.store_before());
         Ok((settings, place))
     }
 }

@@ -25,14 +25,15 @@ pub(super) fn run(
 ) -> Result<(), Failed> {
     let (settings, _) = Settings::load(arguments.config.as_deref(), env, &[]).map_err(Failed::Settings)?;
     let place = Place::of(&settings.store.url.to_string(), &settings.base_dir)?.ok_or(Failed::Memory)?;
+    let place = place.or_before(settings.store_before());
     // What happens after the copy would be lost, so a host that runs is not copied from.
     let stock = stock::read(&place, now, Beside::NoHost).map_err(|error| match error {
-        StockError::Missing(file) => Failed::NoStore(file),
+        StockError::Missing(_) => Failed::NoStore(place.to_string()),
         other => other.into(),
     })?;
     let report = write_back(&stock, to, arguments.dry_run)?;
     let end = if arguments.dry_run { "Dry run: nothing was written. This would be" } else { "Written, readable by its owner alone" };
-    write!(out, "Read\n  - {}\n{report}\n{end}\n  - {}\n", place.file().display(), to.display())?;
+    write!(out, "Read\n  - {}\n{report}\n{end}\n  - {}\n", place, to.display())?;
     Ok(out.flush()?)
 }
 
@@ -105,6 +106,7 @@ mod tests {
         let one = r#", "labels": {"x": "918"}, "locked": true, "grants": {"a": {"publish": []}, "b": {"publish": []}}"#;
         let timers = r#""timers": {"t": {"due": "2025-01-01T00:00:00Z"}, "u": {"due": "2025-01-01T00:00:00Z"}}"#;
         let two = format!(r#", "labels": {{"x": "y"}}, "max_clients": 4, {timers}"#);
+        // `printf '0\n' | sha256sum`
         fs::create_dir_all(path("state/sessions.json.state")).unwrap();
         fs::write(path("host.toml"), "").unwrap();
         fs::write(path("state/sessions.json"), format!("{{{}, {}, {}}}", session("1", one), session("2", &two), session("3", ""))).unwrap();

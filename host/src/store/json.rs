@@ -5,6 +5,7 @@
 //! acknowledged. A write that fails refuses its changes and takes them back. What conductors save is beside FILE: see [`states`].
 
 pub(super) mod aside;
+pub(super) mod at_rest;
 pub(super) mod format;
 pub(super) mod states;
 #[cfg(test)]
@@ -138,7 +139,7 @@ impl Store for JsonStore {
     }
 }
 
-fn ended() -> Arc<str> {
+pub(super) fn ended() -> Arc<str> {
     "its writer has ended".into()
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    OpenError, SavedState, StoredSession,
+    OpenError, SavedState, StoredSession, Url,
     change::Content,
     disk::{beside, folder_of},
     json::{
@@ -18,6 +18,7 @@ use super::{
         format, states,
     },
     lock::FileLock,
+    sqlite,
 };
 use crate::sessions::SessionId;
 
@@ -29,6 +30,8 @@ const LISTED: usize = 20;
 pub enum Place {
     /// `json:FILE`.
     Json(PathBuf),
+    /// `sqlite:FILE`.
+    Sqlite(PathBuf),
 }
 
 impl Place {
@@ -37,12 +40,19 @@ impl Place {
     /// # Errors
     /// Where the url is unknown.
     pub fn of(url: &str, base: &Path) -> Result<Option<Self>, OpenError> {
-        match url.split_once(':') {
-            Some(("memory", "")) => Ok(None),
-            Some(("json", "")) => Err(OpenError::NoFile),
-            Some(("json", file)) => Ok(Some(Self::Json(base.join(file)))),
-            Some((scheme, _)) => Err(OpenError::Scheme(scheme.to_owned())),
-            None => Err(OpenError::Scheme(url.to_owned())),
+        Ok(match Url::parse(url)? {
+            Url::Memory => None,
+            Url::Json(file) => Some(Self::Json(base.join(file))),
+            Url::Sqlite(file) => Some(Self::Sqlite(base.join(file))),
+        })
+    }
+
+    /// The `json:` store in the file `before`, where that is there and this store is not: a host that starts takes it over.
+    #[must_use]
+    pub fn or_before(self, before: Option<PathBuf>) -> Self {
+        match before {
+            Some(before) if before.exists() && self.there().is_none() => Self::Json(before),
+            _ => self,
         }
     }
 
@@ -50,15 +60,17 @@ impl Place {
     #[must_use]
     pub fn file(&self) -> &Path {
         match self {
-            Self::Json(file) => file,
+            Self::Json(file) | Self::Sqlite(file) => file,
         }
     }
 
-    /// All that belongs to it.
-    fn files(&self) -> Vec<PathBuf> {
-        match self {
+    /// Something of it that is there, were it a link that leads nowhere.
+    fn there(&self) -> Option<PathBuf> {
+        let files = match self {
             Self::Json(file) => vec![file.clone(), states::folder(file)],
-        }
+            Self::Sqlite(file) => sqlite::aside::files(file),
+        };
+        files.into_iter().find(|file| file.symlink_metadata().is_ok())
     }
 }
 
@@ -66,6 +78,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Json(file) => write!(f, "json:{}", file.display()),
+            Self::Sqlite(file) => write!(f, "sqlite:{}", file.display()),
         }
     }
 }
@@ -190,7 +203,12 @@ pub struct Stock {
 /// Where what conductors have saved is.
 #[derive(Debug)]
 enum Saved {
-    Json { folder: PathBuf, files: BTreeMap<SessionId, states::Name> },
+    Json {
+        folder: PathBuf,
+        files: BTreeMap<SessionId, states::Name>,
+    },
+    /// In memory, as all of the database is when it is read.
+    Sqlite(BTreeMap<SessionId, SavedState>),
 }
 
 impl Stock {
@@ -205,6 +223,7 @@ impl Stock {
     pub fn counts(&self) -> Counts {
         let saved = match &self.saved {
             Saved::Json { files, .. } => files.len(),
+            Saved::Sqlite(states) => states.len(),
         };
         Counts { saved, resting: self.content.resting.iter().count(), ..Counts::of(&self.sessions()) }
     }
@@ -233,14 +252,16 @@ impl Stock {
     }
 
     /// What conductors have saved, by session.
-    fn states(&self) -> impl Iterator<Item = io::Result<(SessionId, SavedState)>> + '_ {
-        let Saved::Json { folder, files } = &self.saved;
-        files.iter().map(|(id, name)| {
-            let file = folder.join(name.to_string());
-            let content = json::read(&file)?.ok_or_else(|| io::Error::other(format!("{} is gone", file.display())))?;
-            let state = states::parse(content).map_err(|problem| io::Error::other(format!("{}: {problem}", file.display())))?;
-            Ok((*id, state))
-        })
+    fn states(&self) -> Box<dyn Iterator<Item = io::Result<(SessionId, SavedState)>> + '_> {
+        match &self.saved {
+            Saved::Json { folder, files } => Box::new(files.iter().map(|(id, name)| {
+                let file = folder.join(name.to_string());
+                let content = json::read(&file)?.ok_or_else(|| io::Error::other(format!("{} is gone", file.display())))?;
+                let state = states::parse(content).map_err(|problem| io::Error::other(format!("{}: {problem}", file.display())))?;
+                Ok((*id, state))
+            })),
+            Saved::Sqlite(states) => Box::new(states.iter().map(|(id, state)| Ok((*id, state.clone())))),
+        }
     }
 }
 
@@ -251,12 +272,27 @@ impl Stock {
 /// Where there is no store, a host has it and must not, or not all sessions are understood: then all that is not is listed. What of saved state is
 /// damaged is said by [`Stock::whole`].
 pub fn read(place: &Place, granted_until: u64, beside_whom: Beside) -> Result<Stock, StockError> {
-    let Place::Json(file) = place;
-    let target = real(file)?;
+    let target = real(place)?;
     let lock = match beside_whom {
         Beside::NoHost => FileLock::if_used("store", &target, beside(&target, ".lock")).map_err(OpenError::from)?,
         Beside::AHost => None,
     };
+    match place {
+        Place::Json(_) => read_json(target, granted_until, lock),
+        Place::Sqlite(_) => {
+            let held = if beside_whom == Beside::NoHost { sqlite::aside::read(&target) } else { sqlite::aside::read_beside(&target) };
+            of_sqlite(target, held, lock)
+        }
+    }
+}
+
+fn of_sqlite(target: PathBuf, held: Result<Option<sqlite::aside::Held>, OpenError>, lock: Option<FileLock>) -> Result<Stock, StockError> {
+    let (content, states) = held.map_err(damage)?.ok_or_else(|| StockError::Missing(target.clone()))?;
+    let bytes = states.values().map(|state| state.bytes.len() as u64).sum();
+    Ok(Stock { content, saved: Saved::Sqlite(states), bytes, damaged: Vec::new(), left: 0, file: target, _lock: lock })
+}
+
+fn read_json(target: PathBuf, granted_until: u64, lock: Option<FileLock>) -> Result<Stock, StockError> {
     let (mut bytes, mut problems) = (BTreeMap::new(), BTreeMap::new());
     let moment = aside::moment(
         &target,
@@ -283,8 +319,12 @@ pub fn read(place: &Place, granted_until: u64, beside_whom: Beside) -> Result<St
 /// # Errors
 /// Where there is no store, or what is asked for cannot be read and understood.
 pub fn session(place: &Place, id: SessionId) -> Result<Option<(Arc<StoredSession>, Option<SavedState>)>, StockError> {
-    let Place::Json(file) = place;
-    let target = real(file)?;
+    let target = real(place)?;
+    if matches!(place, Place::Sqlite(_)) {
+        let held = sqlite::aside::read_beside(&target).map_err(damage)?;
+        let (mut content, mut states) = held.ok_or_else(|| StockError::Missing(target.clone()))?;
+        return Ok(content.sessions.remove(&id).map(|session| (session, states.remove(&id))));
+    }
     let mut last = None;
     let moment = aside::moment(
         &target,
@@ -310,10 +350,17 @@ pub fn session(place: &Place, id: SessionId) -> Result<Option<(Arc<StoredSession
 /// # Errors
 /// Where there is no store or it is damaged as a whole, something is where the copy would be, or that cannot be written.
 pub fn backup(place: &Place, to: &Path, progress: &mut dyn FnMut()) -> Result<(Place, Counts, Vec<String>), StockError> {
-    let Place::Json(file) = place;
-    let target = real(file)?;
-    let new = Place::Json(to.to_owned());
+    let target = real(place)?;
+    let new = match place {
+        Place::Json(_) => Place::Json(to.to_owned()),
+        Place::Sqlite(_) => Place::Sqlite(to.to_owned()),
+    };
     check_new(&new)?;
+    if matches!(place, Place::Sqlite(_)) {
+        sqlite::backup(&target, to).map_err(damage)?;
+        let counts = written(&new, Ok(()))?;
+        return Ok((new, counts, Vec::new()));
+    }
     let mut problems = BTreeMap::new();
     let copied = aside::copy(&target, to, |name, content| {
         progress();
@@ -343,7 +390,12 @@ pub fn export(stock: &Stock, to: &Place, dry_run: bool, progress: &mut dyn FnMut
     if dry_run {
         return Ok(None);
     }
-    fill(stock, to, to.file(), To::New, &stock.content, progress).map(Some)
+    let mut states = stock.states().inspect(|_| progress());
+    let made = match to {
+        Place::Json(file) => aside::fill(file, To::New, &stock.content, &mut states),
+        Place::Sqlite(file) => sqlite::aside::create(file, &stock.content, &mut states),
+    };
+    written(to, made).map(Some)
 }
 
 /// Puts all of `stock` into the store of a host, which is made where it is missing; with `dry_run` only looks whether it could. Ids that rest there go on
@@ -353,35 +405,67 @@ pub fn export(stock: &Stock, to: &Place, dry_run: bool, progress: &mut dyn FnMut
 /// Where a host has the store, it has sessions, or it cannot be understood or written; it is as it was then. Where saved state is damaged.
 pub fn import(stock: &Stock, to: &Place, now: u64, dry_run: bool, progress: &mut dyn FnMut()) -> Result<Option<Counts>, StockError> {
     stock.whole()?;
-    let Place::Json(file) = to;
-    let failed = |source| OpenError::Io { file: file.clone(), source };
+    let failed = |source| OpenError::Io { file: to.file().to_owned(), source };
     let (target, _lock) = if dry_run {
-        let target = file.canonicalize().unwrap_or_else(|_| file.clone());
+        let target = to.file().canonicalize().unwrap_or_else(|_| to.file().to_owned());
         let lock = FileLock::if_used("store", &target, beside(&target, ".lock")).map_err(OpenError::from)?;
         (target, lock)
     } else {
-        let target = json::resolve(file).map_err(failed)?;
+        let target = json::resolve(to.file()).map_err(failed)?;
         let lock = FileLock::acquire("store", &target, beside(&target, ".lock")).map_err(OpenError::from)?;
         (target, Some(lock))
     };
-    let before = json::read(&target).map_err(failed)?;
-    let there = match &before {
-        None if states::any(&target).map_err(failed)? => {
-            let problem = "it is missing, and the saved state of its sessions is there".into();
-            return Err(OpenError::Unusable { file: target, problem }.into());
+    let mut states = stock.states().inspect(|_| progress());
+    let made = match to {
+        Place::Json(_) => {
+            let before = json::read(&target).map_err(failed)?;
+            let content = together(stock, &there_json(&target, before.as_deref())?, to, now)?;
+            if dry_run {
+                return Ok(None);
+            }
+            aside::fill(&target, To::Store(before.as_deref()), &content, &mut states)
         }
-        None => Content::default(),
-        Some(text) => format::parse_all(text, 0).map_err(|problems| StockError::Damaged { file: target.clone(), problems })?,
+        Place::Sqlite(_) => {
+            let before = sqlite::aside::read(&target).map_err(damage)?.map(|(content, _)| content);
+            let content = together(stock, before.as_ref().unwrap_or(&Content::default()), to, now)?;
+            match before {
+                _ if dry_run => return Ok(None),
+                Some(before) => sqlite::aside::fill(&target, &before.resting, &content, &mut states),
+                None => sqlite::aside::create(&target, &content, &mut states),
+            }
+        }
     };
-    let content = together(stock, there, to, now)?;
-    if dry_run {
-        return Ok(None);
+    written(to, made).map(Some)
+}
+
+fn there_json(target: &Path, before: Option<&[u8]>) -> Result<Content, StockError> {
+    let failed = |source| OpenError::Io { file: target.to_owned(), source };
+    match before {
+        None if states::any(target).map_err(failed)? => {
+            let problem = "it is missing, and the saved state of its sessions is there".into();
+            Err(OpenError::Unusable { file: target.to_owned(), problem }.into())
+        }
+        None => Ok(Content::default()),
+        Some(text) => format::parse_all(text, 0).map_err(|problems| StockError::Damaged { file: target.to_owned(), problems }),
     }
-    fill(stock, to, &target, To::Store(before.as_deref()), &content, progress).map(Some)
+}
+
+/// What is there now; no host works with it.
+fn written(place: &Place, made: io::Result<()>) -> Result<Counts, StockError> {
+    made.map_err(|problem| StockError::Write { file: place.file().to_owned(), problem })?;
+    let target = real(place)?;
+    let stock = match place {
+        Place::Json(_) => read_json(target, 0, None),
+        Place::Sqlite(_) => {
+            let held = sqlite::aside::read(&target);
+            of_sqlite(target, held, None)
+        }
+    };
+    Ok(stock?.counts())
 }
 
 /// What a store without sessions has once it has those of `stock`.
-fn together(stock: &Stock, there: Content, to: &Place, now: u64) -> Result<Content, StockError> {
+fn together(stock: &Stock, there: &Content, to: &Place, now: u64) -> Result<Content, StockError> {
     if !there.sessions.is_empty() {
         return Err(StockError::NotEmpty { place: to.to_string(), sessions: there.sessions.len() });
     }
@@ -400,31 +484,28 @@ fn together(stock: &Stock, there: Content, to: &Place, now: u64) -> Result<Conte
     Ok(Content { sessions, resting: ends.into_iter().collect() })
 }
 
-fn fill(
-    stock: &Stock,
-    place: &Place,
-    target: &Path,
-    to: To<'_>,
-    content: &Content,
-    progress: &mut dyn FnMut(),
-) -> Result<Counts, StockError> {
-    let Place::Json(_) = place;
-    let mut states = stock.states().inspect(|_| progress());
-    aside::fill(target, to, content, &mut states).map_err(|problem| StockError::Write { file: target.to_owned(), problem })?;
-    Ok(read(place, 0, Beside::AHost)?.counts())
+/// The file itself, where its name is a symbolic link.
+fn real(place: &Place) -> Result<PathBuf, StockError> {
+    let file = place.file();
+    match file.canonicalize() {
+        // What is beside it may say that it has been there.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && place.there().is_some() => Ok(file.to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StockError::Missing(file.to_owned())),
+        Err(source) => Err(OpenError::Io { file: file.to_owned(), source }.into()),
+        Ok(real) => Ok(real),
+    }
 }
 
-/// The file itself, where its name is a symbolic link.
-fn real(file: &Path) -> Result<PathBuf, StockError> {
-    file.canonicalize().map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => StockError::Missing(file.to_owned()),
-        _ => OpenError::Io { file: file.to_owned(), source }.into(),
-    })
+/// One that is refused for what is in it, in the words for that.
+fn damage(error: OpenError) -> StockError {
+    match error {
+        OpenError::Unusable { file, problem } => StockError::Damaged { file, problems: vec![problem] },
+        other => other.into(),
+    }
 }
 
 fn check_new(place: &Place) -> Result<(), StockError> {
-    // Also a link that leads nowhere.
-    if let Some(there) = place.files().into_iter().find(|file| file.symlink_metadata().is_ok()) {
+    if let Some(there) = place.there() {
         return Err(StockError::Exists(there));
     }
     let folder = folder_of(place.file());

@@ -25,9 +25,17 @@ pub(super) fn import(
     out: &mut dyn Write,
     progress: &mut Progress<'_>,
 ) -> Result<(), Failed> {
-    let (settings, to) = of.store(env)?;
+    let (settings, there) = of.store(env)?;
+    let to = Place::of(&settings.store.url.to_string(), &settings.base_dir)?.ok_or(Failed::Memory)?;
     let from = what::source(from)?;
-    if from.file().canonicalize().is_ok_and(|from| to.file().canonicalize().is_ok_and(|to| from == to)) {
+    let same = |other: &Place| from.file().canonicalize().is_ok_and(|from| other.file().canonicalize().is_ok_and(|other| from == other));
+    // Once there is a store of the settings, a host does not look at the former one any more.
+    if there != to && !same(&there) {
+        return Err(Failed::Found(format!(
+            "{there} is there, which the host takes over at its first start with these settings, and with other sessions it would not. Import that one, or move it away"
+        )));
+    }
+    if same(&to) {
         return Err(Failed::Found(format!("--from is the store of the settings itself: {to}")));
     }
     progress.begin("reading", 0);

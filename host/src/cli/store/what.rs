@@ -37,8 +37,7 @@ pub(super) fn source(text: &str) -> Result<Place, Failed> {
     }
     let mut begin = Vec::new();
     File::open(&file).and_then(|opened| opened.take(SQLITE.len() as u64).read_to_end(&mut begin)).map_err(failed)?;
-    let _ = SQLITE;
-    Ok(Place::Json(file))
+    Ok(if begin == SQLITE { Place::Sqlite(file) } else { Place::Json(file) })
 }
 
 /// Where `--to` says.

@@ -119,14 +119,15 @@ fn a_store_at_rest_is_read_and_nothing_is_made() {
 fn a_store_goes_through_others_and_is_the_same() {
     let folder = tempfile::tempdir().unwrap();
     fill_by_host("json:a.json", folder.path(), 400);
-    let places = ["json:a.json", "json:b.json", "json:sub/c.json"].map(|url| place(url, folder.path()));
+    let urls = ["json:a.json", "sqlite:b.db", "json:sub/c.json", "sqlite:sub/d.db", "sqlite:e.db", "json:f.json"];
+    let places = urls.map(|url| place(url, folder.path()));
     let first = all(&places[0]);
     assert!(first.0.contains("\"resting\"") && first.1.len() == 40 && first.0.contains("\"note\""), "{}", first.0);
     let counts = read_at_rest(&places[0]).unwrap().counts();
     let mut progress = 0;
     for (index, pair) in places.windows(2).enumerate() {
         let stock = read_at_rest(&pair[0]).unwrap();
-        let written = match index {
+        let written = match index % 2 {
             0 => export(&stock, &pair[1], false, &mut || progress += 1),
             _ => import(&stock, &pair[1], 0, false, &mut || progress += 1),
         };
@@ -136,9 +137,12 @@ fn a_store_goes_through_others_and_is_the_same() {
     }
     assert_eq!(progress, 40 * (places.len() - 1));
     // A host takes it up as it is.
-    let (store, Loaded { sessions, resting }) = open(&places[2].to_string(), folder.path(), Duration::ZERO, 0).unwrap();
-    assert_eq!((sessions.len(), resting.len()), (396, 4));
-    assert_eq!(wait(store.state(session_id(3))).unwrap().unwrap().version, 3);
+    for place in &places[2..4] {
+        let (store, Loaded { sessions, resting }) = open(&place.to_string(), folder.path(), Duration::ZERO, 0).unwrap();
+        assert_eq!((sessions.len(), resting.len()), (396, 4));
+        assert_eq!(wait(store.state(session_id(3))).unwrap().unwrap().version, 3);
+    }
+    assert!(fs::read(places[0].file()).unwrap() == fs::read(places[5].file()).unwrap(), "to the byte");
 }
 
 #[test]
@@ -170,6 +174,67 @@ fn nothing_is_mixed_and_nothing_is_replaced() {
     assert_eq!(fs::read(to.file()).unwrap(), before);
     let resting: Vec<_> = read_at_rest(&rests).unwrap().content.resting.iter().collect();
     assert_eq!(resting, [(id("7"), 60)], "what rested goes on resting, but for what is a session");
+}
+
+#[test]
+fn a_database_without_sessions_is_filled_or_stays_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    fill_by_host("json:a.json", folder.path(), 40);
+    let [from, to] = ["json:a.json", "sqlite:b.db"].map(|url| place(url, folder.path()));
+    // A host was there; its sessions are closed, and two ids rest.
+    let (store, _) = open("sqlite:b.db", folder.path(), Duration::ZERO, 0).unwrap();
+    for (number, until) in [("000001", 50), ("7", 60)] {
+        let clients = vec![StoredClient::Joined { client_id: "a".into(), expires_at: until }];
+        let one = StoredSession { clients, created_at: 0, ..StoredSession::clone(&session(number)) };
+        wait(store.apply(Change::Create(Arc::new(one)))).unwrap();
+        wait(store.apply(Change::Close(id(number)))).unwrap();
+    }
+    wait(store.shutdown());
+    let stock = read_at_rest(&from).unwrap();
+    assert!(matches!(import(&stock, &to, 49, false, &mut || ()), Err(StockError::Resting { .. })));
+    let before = all(&to);
+    // One that vanishes in the midst of it.
+    let [state, aside] = ["000033-1735689600033-3.state", "kept"].map(|name| states::folder(from.file()).join(name));
+    fs::rename(&state, &aside).unwrap();
+    assert!(matches!(import(&stock, &to, 50, false, &mut || ()), Err(StockError::Write { .. })));
+    assert_eq!(all(&to), before);
+    fs::rename(&aside, &state).unwrap();
+    assert_eq!(import(&stock, &to, 50, false, &mut || ()).unwrap().unwrap(), Counts { resting: 1, ..stock.counts() });
+    let (store, loaded) = open("sqlite:b.db", folder.path(), Duration::ZERO, 0).unwrap();
+    assert_eq!((loaded.sessions.len(), loaded.resting), (40, vec![(id("7"), 60)]));
+    assert_eq!(wait(store.state(session_id(33))).unwrap().unwrap().version, 33);
+    // And not a second time, nor beside a host.
+    assert!(matches!(import(&stock, &to, 50, true, &mut || ()), Err(StockError::Open(OpenError::Lock(LockError::Held { .. })))));
+    wait(store.shutdown());
+    assert!(matches!(import(&stock, &to, 50, true, &mut || ()), Err(StockError::NotEmpty { sessions: 40, .. })));
+}
+
+#[test]
+fn a_database_is_read_beside_its_host_and_without_one_and_nothing_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    fill_by_host("sqlite:a.db", folder.path(), 40);
+    let names = || {
+        let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let (db, before) = (place("sqlite:a.db", folder.path()), names());
+    let rests = read(&db, 0, Beside::AHost).unwrap();
+    let (counts, bytes) = (rests.counts(), rests.bytes());
+    assert_eq!((counts.sessions, counts.saved, bytes), (40, 4, 32));
+    assert_eq!(names(), before);
+    let (store, _) = open("sqlite:a.db", folder.path(), Duration::ZERO, 0).unwrap();
+    wait(store.apply(save("000001", saved(5, "live")))).unwrap();
+    assert_eq!(read(&db, 0, Beside::AHost).unwrap().counts(), Counts { saved: 5, ..counts });
+    assert_eq!(super::session(&db, id("000001")).unwrap().unwrap().1, Some(saved(5, "live")));
+    assert!(super::session(&db, id("77")).unwrap().is_none());
+    let (copy, copied, _) = backup(&db, &folder.path().join("copy.db"), &mut || ()).unwrap();
+    assert_eq!((copied, super::session(&copy, id("000001")).unwrap().unwrap().1), (Counts { saved: 5, ..counts }, Some(saved(5, "live"))));
+    assert!(matches!(read_at_rest(&db), Err(StockError::Open(OpenError::Lock(_)))));
+    wait(store.shutdown());
+    assert!(matches!(backup(&db, &folder.path().join("copy.db"), &mut || ()), Err(StockError::Exists(_))));
+    fs::write(folder.path().join("copy.db"), "SQLite format 3, or not").unwrap();
+    assert!(matches!(read(&copy, 0, Beside::AHost), Err(StockError::Damaged { .. })));
 }
 
 #[test]
