@@ -67,22 +67,37 @@ pub(in crate::store) fn moment(
     mut look: impl FnMut(Name, Vec<u8>) -> io::Result<()>,
 ) -> Result<Moment, Unread> {
     let folder = states::folder(target);
+    let parse = |text: &[u8]| format::parse_all(text, granted_until);
+    let state = |name: Name| {
+        let file = folder.join(name.to_string());
+        step("read", &file, || read(&file))
+    };
+    one_moment(|| read(target), || step("read", &folder, || states::names(&folder)), state, parse, wanted, &mut look)
+}
+
+fn one_moment(
+    mut file: impl FnMut() -> io::Result<Option<Vec<u8>>>,
+    mut names: impl FnMut() -> io::Result<Vec<Name>>,
+    mut state: impl FnMut(Name) -> io::Result<Option<Vec<u8>>>,
+    parse: impl Fn(&[u8]) -> Result<Content, Vec<String>>,
+    wanted: impl Fn(SessionId) -> bool,
+    look: &mut dyn FnMut(Name, Vec<u8>) -> io::Result<()>,
+) -> Result<Moment, Unread> {
     let mut seen = BTreeSet::new();
     for _ in 0..TRIES {
-        let text = read(target)?.ok_or(Unread::Missing)?;
-        let names = step("read", &folder, || states::names(&folder))?;
-        if read(target)?.as_ref() != Some(&text) {
+        let text = file()?.ok_or(Unread::Missing)?;
+        let names = names()?;
+        if file()?.as_ref() != Some(&text) {
             continue;
         }
-        let content = format::parse_all(&text, granted_until).map_err(Unread::Damaged)?;
+        let content = parse(&text).map_err(Unread::Damaged)?;
         let (states, left) = states::sort(names, &content.sessions);
         let mut whole = true;
         for name in states.values().filter(|name| wanted(name.id())) {
             if seen.contains(name) {
                 continue;
             }
-            let file = folder.join(name.to_string());
-            match step("read", &file, || read(&file))? {
+            match state(*name)? {
                 Some(bytes) => {
                     look(*name, bytes)?;
                     seen.insert(*name);
@@ -208,5 +223,44 @@ fn save(kept: &mut States, content: &Content, states: &mut dyn Iterator<Item = i
         if let Some((_, why)) = kept.save(&RealDisk, group).into_iter().next() {
             return Err(io::Error::other(why.to_string()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// FILE and the names as they are at each look; what cannot be read is gone.
+    fn looked(files: &[&str], names: &[&str], gone: &[&str]) -> (Result<Moment, Unread>, Vec<String>) {
+        let text = |label: &str| format!(r#"{{"1": {{"id": "1", "pin": "0", "type": "a", "labels": {{"l": "{label}"}}}}}}"#).into_bytes();
+        let (mut files, mut names) = (files.iter(), names.iter());
+        let mut read = Vec::new();
+        let moment = one_moment(
+            || Ok(files.next().map(|label| text(label))),
+            || Ok(names.next().and_then(|name| Name::parse(name)).into_iter().collect()),
+            |name| Ok((!gone.contains(&&*name.to_string())).then(Vec::new)),
+            |text| format::parse_all(text, 0),
+            |_| true,
+            &mut |name, _| {
+                read.push(name.to_string());
+                Ok(())
+            },
+        );
+        (moment, read)
+    }
+
+    #[test]
+    fn what_changes_while_it_is_read_is_read_again() {
+        let (moment, read) = looked(&["a", "a"], &["1-0-0.state"], &[]);
+        assert!(moment.is_ok() && read == ["1-0-0.state"]);
+        // Between the two looks at FILE the names may have been of either.
+        let (moment, read) = looked(&["a", "b", "b", "b"], &["1-0-0.state", "1-0-1.state"], &[]);
+        assert!(moment.unwrap().text.windows(3).any(|part| part == b"\"b\""));
+        assert_eq!(read, ["1-0-1.state"]);
+        let (moment, read) = looked(&["a"; 4], &["1-0-0.state", "1-0-1.state"], &["1-0-0.state"]);
+        assert!(moment.is_ok() && read == ["1-0-1.state"]);
+        let (moment, _) = looked(&["a"; TRIES * 2], &["1-0-0.state"; TRIES], &["1-0-0.state"]);
+        assert!(matches!(moment, Err(Unread::Io(error)) if error.to_string().contains("200 times")));
+        assert!(matches!(looked(&[], &[], &[]).0, Err(Unread::Missing)));
     }
 }

@@ -48,7 +48,7 @@ impl Name {
         self.id
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.strip_suffix(".state")?.split('-');
         let name =
             Self { id: SessionId::parse(parts.next()?)?, created_at: parts.next()?.parse().ok()?, number: parts.next()?.parse().ok()? };

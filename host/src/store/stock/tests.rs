@@ -256,9 +256,10 @@ fn a_leftover_of_saved_state_does_not_come_back() {
 #[test]
 fn where_it_fails_nothing_of_it_stays() {
     let folder = tempfile::tempdir().unwrap();
-    fill_by_host("json:a.json", folder.path(), 40);
+    // So many that some are written before the one that is missing.
+    fill_by_host("json:a.json", folder.path(), 800);
     let from = place("json:a.json", folder.path());
-    let damage = states::folder(from.file()).join("000033-1735689600033-3.state");
+    let damage = states::folder(from.file()).join("000793-1735689600793-79.state");
     let stock = read_at_rest(&from).unwrap();
     fs::remove_file(&damage).unwrap();
     for (url, before) in [("json:b.json", None), ("json:c.json", Some("{\n}")), ("json:d.json", Some("{\"resting\": {\"1\": 2}}"))] {
@@ -301,9 +302,18 @@ fn one_session_is_read_whatever_the_others_are() {
 
 #[test]
 fn a_backup_beside_a_host_is_of_one_moment() {
+    of_one_moment("json:a.json", 20);
+}
+
+#[test]
+fn a_backup_of_a_database_beside_a_host_is_of_one_moment() {
+    of_one_moment("sqlite:a.db", 40);
+}
+
+fn of_one_moment(url: &str, rounds: u32) {
     let folder = tempfile::tempdir().unwrap();
-    let (store, _) = open("json:a.json", folder.path(), Duration::ZERO, 0).unwrap();
-    let json = place("json:a.json", folder.path());
+    let (store, _) = open(url, folder.path(), Duration::ZERO, 0).unwrap();
+    let here = place(url, folder.path());
     wait(store.apply(Change::Create(session("1")))).unwrap();
     // In this order: a label, then a state that is as the label. A moment has the same number twice, or a label that is one ahead.
     let (busy, stop) = (Arc::clone(&store), Arc::new(std::sync::atomic::AtomicBool::new(false)));
@@ -318,21 +328,30 @@ fn a_backup_beside_a_host_is_of_one_moment() {
         }
         number
     });
-    for round in 0..20 {
+    for round in 0..rounds {
         let copy = folder.path().join(format!("copy-{round}.json"));
-        let (copy, counts, problems) = backup(&json, &copy, &mut || ()).unwrap();
+        let (copy, counts, problems) = backup(&here, &copy, &mut || ()).unwrap();
         assert_eq!((counts.sessions, problems.len()), (1, 0));
-        let (session, state) = super::session(&copy, id("1")).unwrap().unwrap();
-        let label: Option<u32> = session.extra.as_ref().map(|extra| extra.labels["n"].parse().unwrap());
-        let saved = state.map(|state| state.version);
-        let moment = match (label, saved) {
-            (None | Some(0), None) => true,
-            (Some(label), Some(saved)) => label == saved || label == saved + 1,
-            _ => false,
-        };
-        assert!(moment, "label {label:?}, state {saved:?}");
-        assert_eq!(fs::read_dir(states::folder(copy.file())).map_or(0, Iterator::count), usize::from(saved.is_some()));
+        let beside = super::session(&here, id("1")).unwrap().unwrap();
+        let copied = super::session(&copy, id("1")).unwrap().unwrap();
+        for (session, state) in [copied, beside] {
+            moment(&session, state);
+        }
+        read(&here, 0, Beside::AHost).unwrap();
+        let states = fs::read_dir(states::folder(copy.file())).map_or(0, Iterator::count);
+        assert_eq!(states, if matches!(here, Place::Json(_)) { counts.saved } else { 0 });
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     assert!(changes.join().unwrap() > 0);
+}
+
+fn moment(session: &StoredSession, state: Option<SavedState>) {
+    let label: Option<u32> = session.extra.as_ref().map(|extra| extra.labels["n"].parse().unwrap());
+    let saved = state.map(|state| state.version);
+    let moment = match (label, saved) {
+        (None | Some(0), None) => true,
+        (Some(label), Some(saved)) => label == saved || label == saved + 1,
+        _ => false,
+    };
+    assert!(moment, "label {label:?}, state {saved:?}");
 }
