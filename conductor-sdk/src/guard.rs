@@ -179,3 +179,131 @@ fn tell_of_drop(session: Option<&Session>, panic: &Error) {
         None => crate::logging::library_log(1, module_path!(), &text, &[]),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::RefCell,
+        panic::resume_unwind,
+        pin::pin,
+        sync::mpsc::{Sender, channel},
+        task::Waker,
+        thread,
+    };
+
+    use conductor_abi::{
+        async_ffi::{BorrowingFfiFuture, FfiFuture},
+        contract::{Event, Failure, HostObj, HostObject, Reply},
+    };
+
+    use super::*;
+
+    /// Tells what is logged.
+    struct Log(Sender<String>);
+
+    impl HostObject for Log {
+        fn call<'a>(&'a self, _: Event<'a>) -> BorrowingFfiFuture<'a, Reply> {
+            BorrowingFfiFuture::new(std::future::pending())
+        }
+        fn spawn(&self, _: &[u8], _: FfiFuture<Reply>) -> Result<u64, Failure> {
+            Ok(1)
+        }
+        fn log(&self, _: u8, _: &str, message: &str, _: &[u8]) {
+            let _ = self.0.send(message.to_owned());
+        }
+    }
+
+    fn session(id: &str, log: &Sender<String>) -> Session {
+        Session::new(HostObj::new(Log(log.clone())), id.into(), "test".into(), &"5eed".repeat(16), Surroundings::default()).unwrap()
+    }
+
+    fn id() -> Option<String> {
+        current().map(|session| session.id().to_owned())
+    }
+
+    #[test]
+    fn a_session_is_there_while_its_code_runs_and_is_given_back() {
+        install_hook();
+        let (log, _) = channel();
+        let (mut one, mut other) = (Some(session("1", &log)), Some(session("2", &log)));
+        let seen = scope(&mut one, || (id(), scope(&mut other, id), scope(&mut None, id), id())).unwrap();
+        assert_eq!((seen.0.as_deref(), seen.3.as_deref()), (Some("1"), Some("1")));
+        assert_eq!((seen.1.unwrap().as_deref(), seen.2.unwrap()), (Some("2"), None));
+        scope(&mut one, || panic!("it is given back after this, too")).unwrap_err();
+        {
+            let mut polled = pin!(run(&mut other, async { if id().as_deref() == Some("2") { panic!("in it") } else { Ok(()) } }));
+            let Poll::Ready(answer) = polled.as_mut().poll(&mut Context::from_waker(Waker::noop())) else { panic!("it waits") };
+            assert!(answer.unwrap_err().message().starts_with("panic: in it at "));
+        }
+        assert_eq!([one.unwrap().id(), other.unwrap().id()], ["1", "2"]);
+        assert_eq!(id(), None);
+    }
+
+    #[test]
+    fn an_answer_stands_where_dropping_what_is_done_panics() {
+        struct Done;
+        impl Future for Done {
+            type Output = Result<u8>;
+            fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<u8>> {
+                Poll::Ready(Ok(7))
+            }
+        }
+        impl Drop for Done {
+            fn drop(&mut self) {
+                panic!("at its end");
+            }
+        }
+        install_hook();
+        let (log, told) = channel();
+        let mut done = pin!(run(Some(session("1", &log)), Done));
+        let answer = done.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(answer, Poll::Ready(Ok(7))));
+        assert!(told.try_recv().unwrap().starts_with("dropping failed: panic: at its end at "));
+    }
+
+    #[test]
+    fn the_place_of_a_panic_is_its_own() {
+        struct Inner;
+        impl Drop for Inner {
+            fn drop(&mut self) {
+                scope(&mut None, || ()).unwrap();
+            }
+        }
+        install_hook();
+        let outer = scope(&mut None, || {
+            let _inner = Inner;
+            panic!("outer");
+        });
+        assert!(outer.unwrap_err().message().starts_with("panic: outer at "), "what runs while it unwinds does not take its place");
+        let own = scope(&mut None, || {
+            let _ = catch_unwind(|| panic!("caught by the author"));
+            scope(&mut None, || resume_unwind(Box::new("raised without a place")))
+        });
+        let error = own.unwrap().map(|never: ()| never).unwrap_err();
+        assert_eq!(error.message(), "panic: raised without a place");
+        assert!(SCOPE.with(|scope| scope.take()).is_none());
+    }
+
+    #[test]
+    fn it_holds_to_the_end_of_a_thread() {
+        struct Last(Sender<String>);
+        impl Drop for Last {
+            fn drop(&mut self) {
+                let late = scope(&mut None, || panic!("late")).map_err(|error| error.message().to_owned());
+                let _ = self.0.send(late.unwrap_err());
+            }
+        }
+        thread_local! {
+            static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
+        }
+        install_hook();
+        let (sender, told) = channel();
+        let thread = thread::spawn(|| {
+            // The thread drops in reverse what it came to know: this after what the guard has, if that is dropped at all.
+            LAST.set(Some(Last(sender)));
+            scope(&mut None, || ()).unwrap();
+        });
+        thread.join().unwrap();
+        assert!(told.recv().unwrap().starts_with("panic: late at "));
+    }
+}

@@ -424,7 +424,8 @@ mod tests {
 
     #[test]
     fn a_conductor_describes_itself() {
-        let methods = Methods::new().on("enter", Game::enter).on("add", Game::add).on("stop", Game::stop);
+        // Of two with one name the later counts, in the place of the earlier.
+        let methods = Methods::new().on("enter", Game::add).on("add", Game::add).on("enter", Game::enter).on("stop", Game::stop);
         let told = serde_json::to_string(&methods.descriptions()).unwrap();
         let expected =
             r#"[{"method":"enter","params":["name","players","kind"]},{"method":"add","params":[]},{"method":"stop","params":[]}]"#;
