@@ -275,7 +275,7 @@ impl Session {
     {
         let (task, cancellable) = cancellable(async move { future.await.into_result() });
         // Guarded from here on: the task may be dropped before it is ever polled.
-        let guarded = guard::run(Some(self), cancellable);
+        let guarded = guard::run(Some(self.clone()), cancellable);
         let reply = async move {
             match guarded.await {
                 Ok(()) => ROk(RVec::new()),

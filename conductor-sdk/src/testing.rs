@@ -192,7 +192,7 @@ impl Rig {
         let config = serde_json::to_vec(&config)?;
         self.hooks = offer.manifest().hooks;
         let saved = lock(&self.state).saved.clone();
-        let created = guard::run(Some(&session), offer.create(session.clone(), &config, saved));
+        let created = guard::run(Some(session.clone()), offer.create(session, &config, saved));
         self.take_in(created)
     }
 

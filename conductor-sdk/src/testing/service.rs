@@ -148,7 +148,7 @@ impl ServiceRig {
         let (tasks, deadline) = (Vec::new(), rules::DEADLINE);
         let rig = Rig { hooks, conductor: None, faulted: None, state, tasks, following: false, deadline };
         let mut rig = Self { rig, world };
-        let created = guard::run(Some(&own), offer.create(own.clone(), &config, None));
+        let created = guard::run(Some(own.clone()), offer.create(own, &config, None));
         rig.rig.take_in(created)?;
         rig.tell_news();
         Ok(rig)

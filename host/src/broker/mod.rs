@@ -27,6 +27,7 @@ pub use embedded::EmbeddedBroker;
 pub use external::{ExternalBroker, LinkSettings, LinkToken};
 pub use limits::Limits;
 pub use none::NoBroker;
+pub(crate) use none::Nobody;
 
 /// A message that a client of a session sent, as the conductor hears it.
 #[derive(Clone, Debug)]
