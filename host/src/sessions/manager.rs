@@ -333,7 +333,7 @@ impl Manager {
     }
 
     /// A hidden session under an id that nobody has and that does not rest.
-    fn reserve(&self, kind: &Arc<Type>, limits: Limits) -> Result<Arc<Session>, Refused> {
+    pub(super) fn reserve(&self, kind: &Arc<Type>, limits: Limits) -> Result<Arc<Session>, Refused> {
         let World { id_digits: digits, pin_digits, clock, .. } = *self.world;
         let space = 10_u64.saturating_pow(u32::from(digits));
         let live = self.directory.len();

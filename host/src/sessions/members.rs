@@ -86,7 +86,7 @@ impl Manager {
         to_its_end(async move { manager.join_session(&session, client_id, &caller).await }).await
     }
 
-    async fn join_session(&self, session: &Arc<Session>, client_id: String, caller: &Caller) -> Result<Joined, Refused> {
+    pub(super) async fn join_session(&self, session: &Arc<Session>, client_id: String, caller: &Caller) -> Result<Joined, Refused> {
         let grants = self.ask_conductor(session, &client_id, caller).await?;
         let before = session.record();
         let now = self.world.clock.seconds();

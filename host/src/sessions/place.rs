@@ -144,11 +144,20 @@ impl Broker for Told {
 impl Place {
     /// All runs on this thread, whose time is the place's.
     pub(crate) fn with(sessions: impl IntoIterator<Item = StoredSession>) -> Self {
-        Self::limited(Limits::default(), sessions)
+        Self::of(Limits::default(), 6, sessions)
     }
 
     /// With limits for all sessions that have none of their own.
     pub(crate) fn limited(limits: Limits, sessions: impl IntoIterator<Item = StoredSession>) -> Self {
+        Self::of(limits, 6, sessions)
+    }
+
+    /// With ids of so many digits.
+    pub(crate) fn with_ids(id_digits: u8, sessions: impl IntoIterator<Item = StoredSession>) -> Self {
+        Self::of(Limits::default(), id_digits, sessions)
+    }
+
+    fn of(limits: Limits, id_digits: u8, sessions: impl IntoIterator<Item = StoredSession>) -> Self {
         TIME.set(NOW);
         FAILING.set(0);
         CONNECTED.set(None);
@@ -167,7 +176,7 @@ impl Place {
             grant_ttl: DAY,
             max_state: 1 << 20,
             limits,
-            id_digits: 6,
+            id_digits,
             pin_digits: 6,
             manager,
             counts: Counts::default(),
