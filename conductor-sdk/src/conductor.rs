@@ -354,6 +354,9 @@ pub trait Conductor: Send + Sized + 'static {
     /// The last event: the session ends, the host stops, or the session moves to a newer build of the plugin. It has 10 s; the tasks of
     /// this conductor end after it, and then it is dropped. What must go on is saved here at the latest.
     ///
+    /// A session that ends while its conductor waits to be made again, after a restart, gets it made for this event where it has saved something:
+    /// what it began elsewhere can be ended here. One that saved nothing is not made to be closed.
+    ///
     /// # Errors
     /// Logged; the session ends, or moves, all the same.
     ///

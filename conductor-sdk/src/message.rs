@@ -248,7 +248,7 @@ pub enum CloseReason {
     Requested,
     /// The conductor closed it through [`Session::close`](crate::Session::close).
     Conductor,
-    /// Its time was over.
+    /// Its time was over: the host or the session has a limit, how long it lives or how long it may be empty.
     Expired,
     /// The host stops; the session stays stored and its conductor is made again at the next start.
     HostStopping,

@@ -236,7 +236,9 @@ fn limits_are_those_of_the_host() {
 
 #[test]
 fn what_ends_cannot_be_saved_and_what_only_stops_can() {
-    for (reason, saved) in [(CloseReason::Requested, rules::NOT_STORED), (CloseReason::HostStopping, "yes")] {
+    for (reason, saved) in
+        [(CloseReason::Requested, rules::NOT_STORED), (CloseReason::Expired, rules::NOT_STORED), (CloseReason::HostStopping, "yes")]
+    {
         let mut rig = start();
         rig.close(reason).unwrap();
         rig.expect_published("saved", saved);

@@ -66,11 +66,19 @@ fn render(manager: &Manager) -> String {
         ("joins_total", "Joins that succeeded.", &counts.joins),
         ("messages_total", "Messages of clients that went to conductors.", &counts.messages),
         ("messages_dropped_total", "Messages that a full mailbox or a quarantine kept from a conductor.", &counts.dropped),
+        (
+            "sessions_expired_total",
+            "Sessions that were closed because their lifetime was over or they were empty for too long.",
+            &counts.expired,
+        ),
     ] {
         page.family(name, "counter", help);
         page.sample(name, &[], counter.load(Ordering::Relaxed));
     }
     of_types(&mut page, manager);
+    let resting = "Ids of closed sessions that are not given out until the last token for them has expired.";
+    page.family("ids_resting", "gauge", resting);
+    page.sample("ids_resting", &[], manager.resting_ids());
     let (working, stuck) = manager.world().pool.threads();
     page.family("pool_threads", "gauge", "Threads of the common pool for plugin code; stuck ones do not come back from it for now.");
     page.sample("pool_threads", &[("state", "working")], working);

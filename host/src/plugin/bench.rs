@@ -33,7 +33,7 @@ use crate::{
         pool::Pool,
     },
     sessions::{
-        Caller, CloseReason, Manager, Port, Session,
+        Caller, CloseReason, Limits, Manager, Port, Session,
         clock::Clock,
         manager::Refused,
         world::{Counts, World},
@@ -122,18 +122,19 @@ fn measure(arguments: &Arguments, library: &Arc<Library>) -> Result<Report, Fail
 
     let plugin = Plugin { library: library.clone(), conductor: manifest.name.clone(), manifest, config };
     let name: Arc<str> = plugin.conductor.as_str().into();
-    let kind = Type { name: name.clone(), plugin: Ok(plugin), deadline: rules::DEADLINE, lane: Arc::default() };
+    let kind = Type { name: name.clone(), plugin: Ok(plugin), deadline: rules::DEADLINE, limits: Limits::default(), lane: Arc::default() };
     let pool = Pool::start(runtime.handle().clone())?;
     let broker = Arc::new(CountingBroker::default());
     let clock = Clock::system();
-    let (store, stored) = store::open("memory:", "".as_ref(), rules::GRANT_TTL, clock.seconds())?;
-    let manager = Manager::new(Catalog::new(vec![kind]), stored, |manager| World {
+    let (store, loaded) = store::open("memory:", "".as_ref(), rules::GRANT_TTL, clock.seconds())?;
+    let manager = Manager::new(Catalog::new(vec![kind]), loaded, |manager| World {
         pool: pool.clone(),
         broker: broker.clone(),
         store,
         clock,
         grant_ttl: rules::GRANT_TTL,
         max_state: rules::MAX_STATE,
+        limits: Limits::default(),
         id_digits: ID_DIGITS,
         pin_digits: PIN_DIGITS,
         manager,

@@ -154,7 +154,7 @@ fn failure(refused: Refused, named: &str) -> Failure {
         Refused::NoSuchSession => return no_such_session(named),
         Refused::Conductor(trouble) => return conductor_failure(trouble, named),
         Refused::UnknownType { .. } => code::REFUSED,
-        Refused::NoFreeId { .. } => code::OVERLOADED,
+        Refused::NoFreeId { .. } | Refused::IdsRest { .. } => code::OVERLOADED,
         Refused::Store(StoreError::Write(_)) => code::UNAVAILABLE,
         Refused::Stopping => code::CLOSED,
         _ => code::INTERNAL,

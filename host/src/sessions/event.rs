@@ -92,6 +92,8 @@ pub enum CloseReason {
     Requested,
     /// The conductor asked for it.
     Conductor,
+    /// Its time was over.
+    Expired,
     /// The host stops.
     HostStopping,
     /// Newer code takes over.
@@ -105,6 +107,7 @@ impl CloseReason {
         match self {
             Self::Requested => close::REQUESTED,
             Self::Conductor => close::CONDUCTOR,
+            Self::Expired => close::EXPIRED,
             Self::HostStopping => close::HOST_STOPPING,
             Self::Replaced => close::REPLACED,
         }

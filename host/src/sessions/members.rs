@@ -86,7 +86,7 @@ impl Manager {
         to_its_end(async move { manager.join_session(&session, client_id, &caller).await }).await
     }
 
-    async fn join_session(&self, session: &Arc<Session>, client_id: String, caller: &Caller) -> Result<Joined, Refused> {
+    pub(super) async fn join_session(&self, session: &Arc<Session>, client_id: String, caller: &Caller) -> Result<Joined, Refused> {
         let grants = self.ask_conductor(session, &client_id, caller).await?;
         let before = session.record();
         let now = self.world.clock.seconds();
@@ -98,6 +98,11 @@ impl Manager {
             Refused::NoSuchSession => Refused::Credentials,
             other => other,
         })?;
+        if !session.is_open() {
+            // Closed meanwhile, by whom this join was not seen in the record.
+            self.resting.note(id, expires_at);
+        }
+        self.note_life(id);
         let grant = record.grant(&client_id);
         if before.has(&client_id) && before.grant(&client_id) != grant {
             self.world.broker.set_grant(id, &client_id, session.record().grant(&client_id)).await;
@@ -171,6 +176,7 @@ impl Manager {
             let id = session.id();
             session.change(Change::Leave { id, client_id: client_id.as_str().into() }).await?;
             manager.note_leaving_of(&session, &client_id);
+            manager.note_life(id);
             let ended = manager.world.broker.kick(id, &client_id).await;
             tracing::info!(session = %id, client = client_id, %caller, ?ended, "client sent away");
             session.inform(What::Left { client_id, reason: leave::KICKED });
@@ -255,6 +261,7 @@ impl Manager {
             Ok(record) => {
                 record.into_iter().for_each(|record| session.update_record(record));
                 self.note_leaving(&session, &before, now);
+                self.note_life(session.id());
                 tracing::info!(session = %session.id(), "grants ended");
                 for client_id in before.expired(now).filter(|client_id| !session.record().has(client_id)) {
                     session.inform(What::Left { client_id: client_id.to_owned(), reason: leave::EXPIRED });

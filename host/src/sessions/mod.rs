@@ -2,12 +2,14 @@
 
 mod asking;
 pub mod clock;
+mod closing;
 pub mod directory;
 pub(crate) mod ears;
 pub mod event;
 mod hearing;
 pub mod ids;
 mod joins;
+pub mod lifetimes;
 mod making;
 pub mod manager;
 mod members;
@@ -15,6 +17,7 @@ pub mod moving;
 #[cfg(test)]
 pub(crate) mod place;
 mod record;
+mod resting;
 pub mod session;
 pub mod status;
 pub mod task;
@@ -24,6 +27,7 @@ pub mod world;
 
 pub use event::{Caller, CloseReason, Port};
 pub use ids::{Pin, SessionId};
+pub use lifetimes::Limits;
 pub use manager::Manager;
 pub use session::Session;
 pub use status::{Phase, Status};

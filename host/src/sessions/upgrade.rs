@@ -106,6 +106,7 @@ impl Manager {
             }
             session.hear_timers(&before, again);
         }
+        self.watch_all();
         tallies
     }
 

@@ -179,25 +179,41 @@ impl Conductor for Deaf {
     }
 }
 
-/// Made at its first event.
-struct Lazy;
+/// Made at its first event; says when it is closed, and what it knows then.
+struct Lazy {
+    kept: u32,
+}
 
 impl Conductor for Lazy {
     type Config = ();
     const LAZY: bool = true;
 
     async fn create(_: &Session, (): ()) -> Result<Self> {
-        Ok(Self)
+        Ok(Self { kept: 0 })
+    }
+
+    async fn restore(_: &Session, (): (), saved: Saved) -> Result<Self> {
+        Ok(Self { kept: saved.parse()? })
     }
 
     fn methods() -> Methods<Self> {
-        Methods::new().on("version", Self::version)
+        Methods::new().on("version", Self::version).on("keep", Self::keep)
+    }
+
+    async fn close(&mut self, _: &Session, reason: CloseReason) -> Result<()> {
+        tracing::info!("the lazy one that kept {} closes: {reason:?}", self.kept);
+        Ok(())
     }
 }
 
 impl Lazy {
     async fn version(&mut self, _: &Session, (): ()) -> Result<&'static str> {
         Ok(version())
+    }
+
+    async fn keep(&mut self, session: &Session, kept: u32) -> Result<()> {
+        self.kept = kept;
+        session.save(&kept).await
     }
 }
 
