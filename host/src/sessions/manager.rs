@@ -243,12 +243,6 @@ impl Manager {
         self.directory.get(id).filter(|session| session.is_open())
     }
 
-    /// How many ids of closed sessions are not given out yet.
-    #[must_use]
-    pub fn resting_ids(&self) -> usize {
-        self.resting.count(self.world.clock.seconds()).0
-    }
-
     /// Looks at each session that is open, in no order; the map is not locked meanwhile but for a part of it at a time.
     pub fn for_each(&self, look: impl FnMut(&Session)) {
         self.directory.for_each(look);

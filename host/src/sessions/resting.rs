@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::SessionId;
+use super::{Manager, SessionId};
 
 #[derive(Debug, Default)]
 pub(super) struct Resting(Mutex<Ids>);
@@ -66,6 +66,14 @@ impl Resting {
         let mut ids = self.lock();
         ids.forget_ended(now);
         (ids.until.len(), ids.ends.first().map(|(until, _)| *until))
+    }
+}
+
+impl Manager {
+    /// How many ids of closed sessions are not given out yet.
+    #[must_use]
+    pub fn resting_ids(&self) -> usize {
+        self.resting.count(self.world().clock.seconds()).0
     }
 }
 
@@ -132,7 +140,9 @@ mod tests {
     #[test]
     fn an_id_without_tokens_is_free_at_once_and_one_whose_clients_left_is_not() {
         let place = Place::with_ids(1, []);
-        (0..20).for_each(|_| drop(used(&place, &[]).unwrap()));
+        for _ in 0..20 {
+            used(&place, &[]).unwrap();
+        }
         assert_eq!(place.manager.resting_ids(), 0);
         let session = create(&place).unwrap();
         place.run(place.manager.join_session(&session, "a".to_owned(), &Caller::host())).unwrap();
