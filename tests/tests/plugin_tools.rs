@@ -219,27 +219,27 @@ fn several_conductors_and_a_newer_contract_are_shown_and_no_text_moves_the_termi
 
 /// What would do harm where it is not known: as a type, and as what is inspected.
 #[test]
-fn a_conductor_that_requires_what_this_host_does_not_know_is_refused_and_the_others_of_its_plugin_are_not() {
+fn a_conductor_that_requires_what_this_host_does_not_know_is_refused_in_words() {
     let desk = Desk::new();
     let demanding = r#"{"name":"v","requires":["x"]} "#;
     let file = desk.file("later.so", changed(&[(r#"{"name":"variant","new_key":1}"#, demanding)]));
     let said =
         "later.so: its conductor or service \"v\" needs a host that knows \"x\", which this one does not; use a newer conductor-host";
-    let types = |options: HostOptions, required: bool| {
-        let of = |name: &str, key: &str| format!("types.{name}.{key}");
-        let options = options.set(&of("v", "plugin"), json!(file)).set(&of("v", "required"), json!(required));
-        options.set(&of("other", "plugin"), json!(file))
+    let types = |required: bool| {
+        HostOptions::default()
+            .set("types.v.plugin", json!(file))
+            .set("types.v.required", json!(required))
+            .set("types.v.conductor", json!("v"))
     };
-    let refused = run_refused(&desk.work(), &types(HostOptions::default(), true));
+    let refused = run_refused(&desk.work(), &types(true));
     // As it stands in a log of JSON.
     let line = json!(said).to_string();
     assert!(refused.code == Some(1) && refused.stderr.contains(line.trim_matches('"')), "{refused:?}");
 
-    let host = Host::start(types(HostOptions::default(), false));
+    let host = Host::start(types(false));
     let answer = conductor_tests::http::post(host.admin, "/v1/sessions", r#"{"type":"v"}"#);
     assert_eq!(answer.status, 503, "{answer:?}");
     assert!(answer.json()["detail"].as_str().unwrap().contains(said), "{answer:?}");
-    host.create("other");
 
     let ended = desk.inspect(&file);
     let line = "  requires  x (this host does not know x, and refuses this conductor)";
