@@ -47,7 +47,8 @@ use crate::{CloseReason, Join, Joining, Left, Link, Message, Methods, Result, Sa
 /// }
 /// ```
 pub trait Conductor: Send + Sized + 'static {
-    /// What `config` in the type's settings must look like; `()` for none. A [`Secret`](crate::Secret) in it may come from a file or the environment.
+    /// What `config` in the type's settings must look like; `()` for none, and not a `struct Config;` of your own: what a type without config gets is
+    /// `{}`, which is no unit struct (a `struct Config {}` reads it). A [`Secret`](crate::Secret) in it may come from a file or the environment.
     ///
     /// The host checks it when it loads the plugin, against the JSON Schema that [`schemars`] makes of this type: **what the schema does not allow is refused**,
     /// with every mistake told (`#[schemars(range(min = 1))]` and `length` count, too; a `#[serde(alias)]` is in no schema, so it does not work here). A key that

@@ -132,7 +132,8 @@ impl Session {
     /// stored yet. What is saved then is durable when the session has been made (before its administrator is told), and gone where `create` fails. The same
     /// is true of timers, labels and rules for joining.
     ///
-    /// In [`Conductor::close`](crate::Conductor::close) it works where the host stops; where the session ends, there is nothing to save for.
+    /// In [`Conductor::close`](crate::Conductor::close) it works where the host stops or newer code takes over; where the session ends, there is
+    /// nothing to save for.
     ///
     /// # Errors
     /// State that cannot be JSON or is larger than the host allows (1 MiB unless its settings say otherwise), a store that cannot be

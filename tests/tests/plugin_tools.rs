@@ -217,6 +217,35 @@ fn several_conductors_and_a_newer_contract_are_shown_and_no_text_moves_the_termi
     }
 }
 
+/// What would do harm where it is not known: as a type, and as what is inspected.
+#[test]
+fn a_conductor_that_requires_what_this_host_does_not_know_is_refused_in_words() {
+    let desk = Desk::new();
+    let demanding = r#"{"name":"v","requires":["x"]} "#;
+    let file = desk.file("later.so", changed(&[(r#"{"name":"variant","new_key":1}"#, demanding)]));
+    let said =
+        "later.so: its conductor or service \"v\" needs a host that knows \"x\", which this one does not; use a newer conductor-host";
+    let types = |required: bool| {
+        HostOptions::default()
+            .set("types.v.plugin", json!(file))
+            .set("types.v.required", json!(required))
+            .set("types.v.conductor", json!("v"))
+    };
+    let refused = run_refused(&desk.work(), &types(true));
+    // As it stands in a log of JSON.
+    let line = json!(said).to_string();
+    assert!(refused.code == Some(1) && refused.stderr.contains(line.trim_matches('"')), "{refused:?}");
+
+    let host = Host::start(types(false));
+    let answer = conductor_tests::http::post(host.admin, "/v1/sessions", r#"{"type":"v"}"#);
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.json()["detail"].as_str().unwrap().contains(said), "{answer:?}");
+
+    let ended = desk.inspect(&file);
+    let line = "  requires  x (this host does not know x, and refuses this conductor)";
+    assert!(ended.code == Some(0) && ended.stdout.lines().any(|shown| shown == line), "{ended:?}");
+}
+
 /// Each in at most five lines that name the file, what was found, what was expected and what to do; and in the words of `serve`.
 #[test]
 fn what_the_host_would_refuse_is_refused_in_its_words() {

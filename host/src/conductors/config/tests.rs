@@ -116,6 +116,18 @@ fn what_fits_is_accepted() {
     }
 }
 
+/// Part of the binary contract: SDK 1.0 compares the text where a conductor takes no config, and `{ }`, say, would be refused for ever.
+#[test]
+fn no_config_is_these_two_bytes_for_ever() {
+    for given in [None, Some(Map::new())] {
+        for schema in [None, Some(schema_for!(())), Some(schema_for!(Strict))] {
+            let config =
+                prepare("types", "game", given.as_ref(), schema.as_ref().map(schemars::Schema::as_value), Path::new("/"), &|_| None);
+            assert_eq!(config.unwrap().json.get().as_bytes(), b"{}", "{schema:?}");
+        }
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_told_with_place_finding_and_expectation() {
     for (more, expected) in [
