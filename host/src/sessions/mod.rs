@@ -6,6 +6,7 @@ pub mod directory;
 pub(crate) mod ears;
 pub mod event;
 mod hearing;
+mod holding;
 pub mod ids;
 mod joins;
 mod making;
