@@ -299,7 +299,7 @@ fn what_an_attempt_changes_counts_once_it_has_made_a_conductor() {
     };
     place.overwrite(build("broken"));
     assert_eq!(tally(&place.reload("all"), "t"), [0, 0, 1, 0]);
-    assert_eq!((place.version(&session), about(), ticks()), (json!("one"), (json!({}), json!(false)), 1));
+    assert_eq!((place.version(&session), about(), ticks()), (json!("one"), (Value::Null, Value::Null), 1));
     place.overwrite(build("two"));
     assert_eq!(tally(&place.reload("saved"), "t"), [0, 1, 0, 0], "nothing is saved");
     assert_eq!(tally(&place.reload("all"), "t"), [1, 0, 0, 0]);
