@@ -20,6 +20,10 @@ use crate::{CloseReason, Join, Joining, Left, Link, Message, Methods, Result, Sa
 /// block its thread; what waits, awaits. When an event's deadline (5 s unless the settings say otherwise) passes, its
 /// caller gets an error and the handler's future is dropped where it waits: what must finish goes to [`Session::spawn`].
 ///
+/// **Thread and call order**: each event runs on any of the host's threads for plugin code, perhaps on another at each `.await`.
+/// [`create`](Self::create) or [`restore`](Self::restore) comes first, [`close`](Self::close) last, and between them events come as they
+/// happened (see the [front page](crate#order-threads-errors-delivery)). [`methods`](Self::methods) is called once, when the plugin is loaded.
+///
 /// A panic is caught: its caller gets an error, and the session is *faulted*. No further event reaches the conductor then.
 ///
 /// Only [`create`](Self::create) must be written. Later versions add provided functions only.

@@ -326,7 +326,7 @@ impl fmt::Debug for Session {
 }
 
 /// A message about to be sent: made by [`Session::publish`] and [`Session::publish_to`] (a service's: by those of
-/// [`Host`](crate::Host)), sent by `.await`.
+/// [`Host`](crate::Host)), sent by `.await`: on any thread, and two that are awaited one after the other arrive in that order.
 ///
 /// ```
 /// # use conductor_sdk::prelude::*;

@@ -211,7 +211,10 @@ fn several_conductors_and_a_newer_contract_are_shown_and_no_text_moves_the_termi
         desk.file("fails.so", changed(&[("plugin-mood=good       ", "plugin-mood=no-manifest"), ("none\ntoday", "no\u{1b}[31mday")]));
     let refused = desk.inspect(&file);
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.stderr.contains(r"its manifest cannot be used: there is no\u{1b}[31mday; rebuild it"), "{refused:?}");
+    assert!(
+        refused.stderr.contains(r"its manifest cannot be made: there is no\u{1b}[31mday; that is a mistake in the plugin's own code"),
+        "{refused:?}"
+    );
     for text in [&ended.stdout, &refused.stderr, &desk.plugin(&["inspect", "--json", "two.so"]).stdout] {
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
     }
@@ -283,7 +286,7 @@ fn what_the_host_would_refuse_is_refused_in_its_words() {
             of_other_version("next_major"),
             &["libplugin_next_major.so: this plugin is made for version 2.0.0 of the contract, but this host has 1.0.0", "rebuild it"],
         ),
-        (init, &["init.so: it failed to start: no licence"]),
+        (init, &["init.so: it failed to start: no licence", "once the cause is gone, start the host again"]),
         (writable, &["writable.so: the file is writable by everybody", "chmod o-w"]),
     ];
     for (file, said) in cases {

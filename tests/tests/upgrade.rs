@@ -284,6 +284,37 @@ fn where_new_code_makes_no_conductor_the_old_one_goes_on() {
 }
 
 #[test]
+fn what_an_attempt_changes_counts_once_it_has_made_a_conductor() {
+    let place = Place::start("one");
+    let session = place.counted(0);
+    let about = || {
+        let shown = place.host.show(&session).json();
+        (shown["labels"].clone(), shown["locked"].clone())
+    };
+    // Its timer would be told before this one.
+    let ticks = || {
+        let before = place.host.ask(&session, "ticks", "").as_u64().unwrap();
+        assert_eq!(place.host.request(&session, "tick_in", json!(1)).status, 200);
+        until("the timer", || place.host.ask(&session, "ticks", "").as_u64().filter(|ticks| *ticks > before))
+    };
+    place.overwrite(build("broken"));
+    assert_eq!(tally(&place.reload("all"), "t"), [0, 0, 1, 0]);
+    assert_eq!((place.version(&session), about(), ticks()), (json!("one"), (Value::Null, Value::Null), 1));
+    place.overwrite(build("two"));
+    assert_eq!(tally(&place.reload("saved"), "t"), [0, 1, 0, 0], "nothing is saved");
+    assert_eq!(tally(&place.reload("all"), "t"), [1, 0, 0, 0]);
+    assert_eq!((place.version(&session), place.host.ask(&session, "ticks", "")), (json!("two"), json!(0)));
+
+    place.overwrite(build("eager"));
+    assert_eq!(tally(&place.reload("all"), "t"), [1, 0, 0, 0]);
+    // The one it called off is not told.
+    assert_eq!((place.version(&session), about(), ticks()), (json!("eager"), (json!({"made_by": "eager"}), json!(true)), 2));
+    place.overwrite(build("three"));
+    assert_eq!(tally(&place.reload("saved"), "t"), [1, 0, 0, 0]);
+    assert_eq!(place.host.ask(&session, "count", ""), 1000, "what it saved last");
+}
+
+#[test]
 fn what_has_no_conductor_yet_takes_the_newest_code() {
     let place = Place::start_with("one", |options, plugin| {
         let missing = plugin.with_file_name("later.so");

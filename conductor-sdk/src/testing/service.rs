@@ -67,7 +67,7 @@ pub struct Asked {
 
 /// One service, and the hands of the test around it: it opens and closes sessions, whose clients join and send, and it answers for their
 /// conductors. Ids are `"100001"`, `"100002"` and so on. Time is virtual, and all runs on the test's
-/// thread inside of the functions here, as with the [`Rig`].
+/// thread inside of the functions here and in a fixed order, as with the [`Rig`].
 ///
 /// ```
 /// use conductor_sdk::{prelude::*, testing::ServiceRig};

@@ -96,7 +96,7 @@ impl SessionHost {
                 tokio::time::sleep(Duration::from_micros(micros)).await;
                 self.session().map(|_| Vec::new())
             }
-            _ => asks::answer(&session, &call).await,
+            _ => asks::answer(&session, self.life, &call).await,
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod directory;
 pub(crate) mod ears;
 pub mod event;
 mod hearing;
+mod holding;
 pub mod ids;
 mod joins;
 pub mod lifetimes;

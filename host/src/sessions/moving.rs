@@ -2,7 +2,7 @@
 //! saved last. Clients, grants, timers and connections are the session's, and stay.
 //!
 //! It is an event like any other, so it comes in order and what happens meanwhile waits. Where the new code makes no conductor, the old code
-//! makes one again, from the same state.
+//! makes one again, from the same state: what an attempt changes counts once it has succeeded (`holding.rs`).
 
 use std::{
     future::Future,
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     conductors::{Trouble, catalog::Type, instance::Instance, library::Hash, pool::Escaped},
-    store::{Change, SavedState},
+    store::SavedState,
 };
 
 /// Beyond what the parts of a move may take.
@@ -229,7 +229,6 @@ impl Session {
             self.hear_timers(from, !was_live);
             return Outcome::Moved { from: from.hash().filter(|_| was_live), to: to.hash() };
         };
-        self.put_back(saved.as_ref()).await;
         if !was_live {
             return self.without(error.to_string()).await;
         }
@@ -256,24 +255,20 @@ impl Session {
     async fn attempt(self: &Arc<Self>, kind: &Arc<Type>, saved: Option<&SavedState>, time: u64) -> Result<(), Trouble> {
         // Before it is made: it may set a timer at once, which is told to a conductor that listens only.
         self.set_kind(kind.clone());
+        let attempt = self.begin_attempt();
         let built = contained(self.build(kind, saved, Some(Caller::host().meta()), time));
         let built = tokio::time::timeout(kind.deadline, built).await.unwrap_or(Err(Trouble::Deadline));
-        let installed = built.and_then(|instance| self.install(instance));
-        if installed.is_err() {
+        let made = match built.and_then(|instance| self.install(instance)) {
+            Ok(_) => attempt.succeeded().await,
+            Err(error) => {
+                drop(attempt);
+                Err(error)
+            }
+        };
+        if made.is_err() {
             self.release(Conductor::NotMade).await;
         }
-        installed.map(drop)
-    }
-
-    /// What the new code saved in an attempt that failed does not count.
-    async fn put_back(&self, saved: Option<&SavedState>) {
-        let Some(saved) = saved else { return };
-        if self.world().store.state(self.id()).await.is_ok_and(|now| now.as_ref() == Some(saved)) {
-            return;
-        }
-        if let Err(error) = self.change(Change::Save { id: self.id(), state: saved.clone() }).await {
-            tracing::error!(session = %self.id(), %error, "what the old code had saved could not be put back");
-        }
+        made
     }
 
     /// Timers of which the conductor before did not hear, since it had no hook for them or was over, come to the new one.

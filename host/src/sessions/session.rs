@@ -39,7 +39,7 @@ use crate::{
         lane::Lane,
         pool::{Job, Slot},
     },
-    store::{SavedState, StoredSession},
+    store::{Change, SavedState, StoredSession},
 };
 
 /// Events that may wait in one mailbox.
@@ -103,6 +103,8 @@ pub(super) struct Hot {
     last_task: u64,
     /// What the conductor saved while the session is not stored yet.
     pub(super) unstored: Option<SavedState>,
+    /// What conductors have changed while it is tried whether one can be made; nothing at other times.
+    pub(super) held: Option<Vec<Change>>,
 }
 
 /// The event that is being handled.
@@ -396,7 +398,7 @@ impl Session {
 
 impl Hot {
     fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.current.is_none() && self.tasks.is_empty() && self.unstored.is_none()
+        self.queue.is_empty() && self.current.is_none() && self.tasks.is_empty() && self.unstored.is_none() && self.held.is_none()
     }
 }
 

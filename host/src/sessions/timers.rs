@@ -129,12 +129,18 @@ fn next_due(timer: StoredTimer, every: u64, now: u64) -> u64 {
 }
 
 impl Manager {
-    /// Sets a conductor's timer, or takes it away; durable when this returns.
+    /// Sets a timer of the conductor of this `life`, or takes it away; durable when this returns.
     ///
     /// # Errors
     /// A sentence for the author where the timer cannot be; or that of the store.
-    pub(crate) async fn set_timer(&self, session: &Arc<Session>, name: &str, meta: Option<&TimerMeta>) -> Result<(), TimerError> {
-        let record = session.record();
+    pub(crate) async fn set_timer(
+        &self,
+        session: &Arc<Session>,
+        life: u32,
+        name: &str,
+        meta: Option<&TimerMeta>,
+    ) -> Result<(), TimerError> {
+        let record = session.record_with_held();
         let timers = record.extra.as_ref().map(|extra| &extra.timers);
         let timer = match meta {
             None if timers.is_none_or(|timers| !timers.contains_key(name)) => return Ok(()),
@@ -147,14 +153,19 @@ impl Manager {
             }
         };
         let id = session.id();
-        session.change(Change::Timer { id, name: name.into(), timer }).await.map_err(|error| TimerError::Refused(error.into()))?;
+        session.change_by(life, Change::Timer { id, name: name.into(), timer }).await.map_err(|error| TimerError::Refused(error.into()))?;
+        self.requeue(session, name, timer);
+        Ok(())
+    }
+
+    /// What follows after a timer was stored, or taken away.
+    pub(super) fn requeue(&self, session: &Arc<Session>, name: &str, timer: Option<StoredTimer>) {
         match timer {
-            // One of a session that is being made is queued when that is stored.
+            // One of a session that is being made is queued when that is stored; so is one that is held back, which the record does not have.
             Some(timer) if !session.is_hidden() => self.queue(session, name, timer, timer.due),
             Some(_) => {}
             None => self.unqueue(session, name),
         }
-        Ok(())
     }
 
     /// Puts a timer into the queue while it is the one that is set: of two that are set at once, the queue holds what the store does.
@@ -374,7 +385,7 @@ mod tests {
             meta.after = after;
             meta
         };
-        let set = |after| place.run(manager.set_timer(&session, "t", Some(&meta(after)))).unwrap();
+        let set = |after| place.run(manager.set_timer(&session, 0, "t", Some(&meta(after)))).unwrap();
         set(10);
         let first = session.timer("t").unwrap();
         assert_eq!((first, manager.timers.len()), (at(NOW * 1000 + 10), 1));
@@ -415,7 +426,7 @@ mod tests {
                     meta: meta.as_bytes().into(),
                     body: body.as_bytes().into(),
                 };
-                let mut given_up = Box::pin(asks::answer(&session, &call));
+                let mut given_up = Box::pin(asks::answer(&session, 0, &call));
                 assert!(futures_util::poll!(given_up.as_mut()).is_pending(), "{kind}");
                 drop(given_up);
                 for _ in 0..10 {
@@ -450,7 +461,7 @@ mod tests {
                 tokio::time::pause();
                 let mut meta = TimerMeta::default();
                 meta.after = 10;
-                manager.set_timer(&session, "t", Some(&meta)).await.unwrap();
+                manager.set_timer(&session, 0, "t", Some(&meta)).await.unwrap();
                 let (_, _, timer, due) = manager.timers.lock().next(u64::MAX).unwrap();
                 let began = tokio::time::Instant::now();
                 manager.fired(&session, "t", timer, due, told).await;
