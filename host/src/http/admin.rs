@@ -65,6 +65,9 @@ struct SessionView {
     /// Why, for the last two.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// While it is `unavailable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parked: Option<ParkedView>,
     /// The SHA-256 of the plugin that it runs, while it has a conductor.
     #[serde(skip_serializing_if = "Option::is_none")]
     plugin: Option<Hash>,
@@ -79,6 +82,16 @@ struct SessionView {
     locked: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_clients: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct ParkedView {
+    /// `plugin` or `conductor`.
+    lacks: &'static str,
+    /// RFC 3339.
+    since: String,
+    /// How often it was tried to make a conductor.
+    tries: u32,
 }
 
 #[derive(Serialize)]
@@ -101,6 +114,11 @@ fn seconds(seconds: u64) -> String {
 impl From<&Session> for SessionView {
     fn from(session: &Session) -> Self {
         let record = session.record();
+        let parked = session.parked().map(|parked| ParkedView {
+            lacks: parked.lack.as_str(),
+            since: seconds(parked.since / 1000),
+            tries: parked.tries,
+        });
         let (state, reason) = match session.status() {
             Status::NotMade => ("idle", None),
             Status::Live => ("live", None),
@@ -121,6 +139,7 @@ impl From<&Session> for SessionView {
             r#type: record.type_name.to_string(),
             state,
             reason,
+            parked,
             plugin: session.running().and_then(|kind| kind.hash()),
             created_at: Some(record.created_at).filter(|millis| *millis > 0).map(|millis| seconds(millis / 1000)),
             clients: clients.collect(),

@@ -12,9 +12,11 @@ mod making;
 pub mod manager;
 mod members;
 pub mod moving;
+mod parking;
 #[cfg(test)]
 pub(crate) mod place;
 mod record;
+mod restoring;
 pub mod session;
 pub mod status;
 pub mod task;
