@@ -287,6 +287,7 @@ impl Manager {
         {
             tracing::error!(session = %id, timer = name, %error, "a timer that fired is stored as before, and fires again after a restart");
         }
+        tracing::debug!(session = %id, timer = name, "a timer was told");
         // Stored is the one or the other; the queue takes what is.
         if let Some(next) = next {
             self.queue(session, name, next, next.due);
