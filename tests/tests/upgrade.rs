@@ -131,7 +131,10 @@ fn new_sessions_take_new_code_and_old_ones_keep_theirs() {
     assert_eq!(place.host.ask(&old, "count", ""), 4);
     assert_eq!(in_use(&place.plugins()), [(1, false), (3, true)]);
     let described = place.plugins().into_iter().find(|plugin| plugin["sha256"] == place.plugin_of(&new)).unwrap();
-    assert_eq!((&described["types"], &described["conductors"]), (&json!(["t"]), &json!(["counter", "deaf", "lazy"])));
+    assert_eq!(
+        (&described["types"], &described["conductors"]),
+        (&json!(["t"]), &json!(["counter", "deaf", "lazy", "lasting", "lasting_lazy", "doorkeeper"]))
+    );
 
     // By signal, with the settings read anew: a type more, a type less, and what counts at the next start only.
     place.overwrite(build("three"));

@@ -8,7 +8,7 @@ use conductor_abi::{
 };
 use tokio::time::Instant;
 
-use super::{Session, event::What, ids::random_hex, session::Conductor, status::Status};
+use super::{Session, event::What, ids::random_hex, moving::contained, session::Conductor, status::Status};
 use crate::{
     conductors::{Trouble, catalog::Type, instance::Instance, services::SessionHost},
     store::SavedState,
@@ -43,7 +43,8 @@ impl Session {
         let before = self.kind().clone();
         let kind = self.newest_code();
         let saved = self.saved().await?;
-        match self.build(&kind, saved.as_ref(), what.caller(), time).await {
+        let built = contained(self.build(&kind, saved.as_ref(), what.caller(), time));
+        match tokio::time::timeout(kind.deadline, built).await.unwrap_or(Err(Trouble::Deadline)) {
             Ok(instance) => {
                 let was_parked = self.lock().parked.is_some();
                 let installed = self.install(instance)?;
@@ -55,7 +56,12 @@ impl Session {
             }
             // A task that it spawned panicked meanwhile.
             Err(_) if self.lock().conductor.is_over() => Err(self.why_over()),
-            Err(other) => Err(other),
+            Err(other) => {
+                // What it saved on its way to failing does not count: the next try begins where this one did.
+                self.release(Conductor::NotMade).await;
+                self.put_back(saved.as_ref()).await;
+                Err(other)
+            }
         }
     }
 

@@ -205,7 +205,7 @@ impl Session {
     }
 
     /// Takes the conductor, its tasks and what it may ask of the host away.
-    async fn release(&self, instead: Conductor) {
+    pub(super) async fn release(&self, instead: Conductor) {
         let before = {
             let mut inner = self.lock();
             inner.life = inner.life.wrapping_add(1);
@@ -268,14 +268,14 @@ impl Session {
         installed.map(drop)
     }
 
-    /// What the new code saved in an attempt that failed does not count.
-    async fn put_back(&self, saved: Option<&SavedState>) {
+    /// What was saved in an attempt that failed does not count.
+    pub(super) async fn put_back(&self, saved: Option<&SavedState>) {
         let Some(saved) = saved else { return };
         if self.world().store.state(self.id()).await.is_ok_and(|now| now.as_ref() == Some(saved)) {
             return;
         }
         if let Err(error) = self.change(Change::Save { id: self.id(), state: saved.clone() }).await {
-            tracing::error!(session = %self.id(), %error, "what the old code had saved could not be put back");
+            tracing::error!(session = %self.id(), %error, "what was saved before an attempt that failed could not be put back");
         }
     }
 
@@ -290,7 +290,7 @@ impl Session {
 }
 
 /// A panic that gets past a plugin's own guards ends the future, and no more.
-async fn contained<T>(future: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+pub(super) async fn contained<T>(future: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
     AssertUnwindSafe(future).catch_unwind().await.unwrap_or_else(|payload| {
         std::mem::forget(payload);
         Err(Trouble::Faulted(Escaped.to_string().into()))

@@ -275,9 +275,10 @@ impl Session {
         drop(inner);
         let (name, closes, makes) = (event.what.name(), event.what.closes(), matches!(event.what, What::Make(_)));
         let Event { what, mut deadline, time, answer } = event;
-        if makes || what.is_news() {
+        if what.is_news() {
             deadline = Instant::now() + self.kind().deadline;
-        } else if what.moves() {
+        } else if makes || what.moves() {
+            // Each try in it has the deadline of its own.
             deadline = Instant::now() + self.longest_move();
         } else if closes {
             // It may have waited for a move; who asked waits no longer than before.

@@ -179,3 +179,77 @@ fn of_a_stored_timer_that_was_due_often_the_last_time_counts() {
     due.sort();
     assert_eq!(due, [("once".into(), NOW * 1000 - 2550), ("repeats".into(), NOW * 1000 - 550)]);
 }
+
+/// A session with these stored timers.
+fn with_timers(timers: &[(&str, StoredTimer)]) -> Place {
+    let mut old = stored("111111", NOW, &[]);
+    let timers = timers.iter().map(|(name, timer)| ((*name).into(), *timer)).collect();
+    old.extra = Some(Box::new(crate::store::Extra { timers, ..Default::default() }));
+    Place::with([old])
+}
+
+#[test]
+fn of_a_long_period_what_was_told_is_stored() {
+    let begin = NOW * 1000;
+    for (every, stays) in [(LONG_PERIOD - 1, true), (LONG_PERIOD, false)] {
+        let timer = StoredTimer { due: begin, every: Some(every) };
+        let place = with_timers(&[("t", timer)]);
+        let (manager, session) = (&place.manager, place.manager.get(id("111111")).unwrap());
+        // Told late, in the third period.
+        place.set_time(NOW + 2 * LONG_PERIOD / 1000 + 1);
+        place.run(manager.fired(&session, "t", timer, begin, Ok(Vec::new())));
+        let next = StoredTimer { due: begin + 3 * every, ..timer };
+        assert_eq!(session.timer("t"), Some(if stays { timer } else { next }));
+        let (_, _, queued, due) = manager.timers.lock().next(u64::MAX).unwrap();
+        assert_eq!((queued, due), (session.timer("t").unwrap(), next.due));
+        // A restart within the period tells it once more, or not.
+        assert_eq!(first_due(queued, begin + 2 * every + 1000), if stays { begin + 2 * every } else { next.due });
+    }
+}
+
+#[test]
+fn what_nobody_heard_waits_for_a_conductor_once() {
+    let early = NOW * 1000 - 500;
+    let place = with_timers(&[("t", at(early)), ("u", at(early))]);
+    let (manager, session) = (&place.manager, place.manager.get(id("111111")).unwrap());
+    manager.set_timers(&session);
+    // Its session is parked: nobody hears of them.
+    assert_eq!(place.run(async { manager.fire_due() }), Some(None));
+    assert_eq!((manager.timers.len(), session.timer("t")), (0, Some(at(early))));
+    // One that is set anew is in the queue by itself.
+    let mut meta = TimerMeta::default();
+    meta.after = 70;
+    place.run(manager.set_timer(&session, "u", Some(&meta))).unwrap();
+    manager.set_unheard_timers(&session);
+    let due = |due| manager.timers.lock().next(due).map(|(_, name, _, due)| (name, due));
+    assert_eq!(due(early), Ok(("t".into(), early)));
+    assert_eq!(due(u64::MAX), Ok(("u".into(), NOW * 1000 + 70)));
+    manager.set_unheard_timers(&session);
+    assert_eq!(manager.timers.len(), 0, "once");
+    // What another has replaced is not kept, nor what is of a session that is no more.
+    manager.keep_unheard(&session, "t", at(1));
+    manager.set_unheard_timers(&session);
+    assert_eq!(manager.timers.len(), 0);
+    manager.keep_unheard(&session, "t", at(early));
+    place.close("111111");
+    manager.keep_unheard(&session, "t", at(early));
+    assert!(manager.timers.lock().unheard.is_empty());
+}
+
+#[test]
+fn a_clock_that_is_set_moves_the_timers_and_is_noticed() {
+    let due = (NOW + 10) * 1000;
+    let place = with_timers(&[("t", at(due))]);
+    let (manager, session) = (&place.manager, place.manager.get(id("111111")).unwrap());
+    manager.set_timers(&session);
+    let wait = |seconds| {
+        place.set_time(seconds);
+        place.run(async { manager.fire_due() }).unwrap()
+    };
+    assert_eq!(wait(NOW), Some(Duration::from_secs(10)));
+    // Set back: later, and looked at now and then.
+    assert_eq!((wait(NOW - 86_400), manager.timers.len()), (Some(LONGEST_SLEEP), 1));
+    // Set forward: at the next look, late.
+    assert_eq!((wait(NOW + 86_400), manager.timers.len()), (None, 0));
+    assert_eq!(first_due(at(due), (NOW + 86_400) * 1000), due);
+}
