@@ -66,7 +66,15 @@ pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
 
 fn build() -> Outcome<()> {
     say("building (release)…");
-    let packages = ["conductor-host", "conductor-default", "conductor-active", "conductor-test-faulty", "conductor-test-raw", "bare_route"];
+    let packages = [
+        "conductor-host",
+        "conductor-default",
+        "conductor-active",
+        "conductor-test-faulty",
+        "conductor-test-raw",
+        "conductor-test-echo",
+        "bare_route",
+    ];
     let packages = packages.iter().flat_map(|package| ["-p", package]);
     succeed(workspace::cargo().args(["build", "--release"]).args(packages))
 }
