@@ -121,7 +121,8 @@ pub trait Conductor: Send + Sized + 'static {
     /// session; other sessions' run at the same time.
     ///
     /// # Errors
-    /// The session is not made then, and its administrator gets the error; after a restart it is kept as *unavailable*.
+    /// The session is not made then, and its administrator gets the error; one that is stored already is *parked*, as with an error of
+    /// [`restore`](Self::restore).
     ///
     /// ```
     /// # use conductor_sdk::prelude::*;
@@ -142,7 +143,9 @@ pub trait Conductor: Send + Sized + 'static {
     /// Thread and order are those of `create`; timers that were due meanwhile are told after it.
     ///
     /// # Errors
-    /// The session is kept as *unavailable*, its state untouched.
+    /// The session is *parked*: kept without a conductor, its state as it was before, whatever was saved on the way to the error. The host
+    /// tries again after a second, and then after ever longer pauses up to five minutes, so an error is right where something outside is down for
+    /// now; and at once when a newer build of the plugin is loaded. A panic and a deadline that passes are errors, too.
     ///
     /// ```
     /// # use conductor_sdk::prelude::*;

@@ -172,8 +172,10 @@ impl Session {
 
     /// Sets a timer that fires once: [`Conductor::timer`](crate::Conductor::timer) is called with `name` after `delay`, in turn
     /// with all other events, however long the conductor is busy with those. A timer of that name is replaced. **It survives a restart**: one
-    /// that was due meanwhile fires then, at once. It is taken away after its event was handled, with an error too; where the host dies before that, it
-    /// fires again. The delay is measured on the host's clock: where somebody sets that, the timer fires earlier or later.
+    /// that was due meanwhile fires then, at once, and [says how late](Timer::late) it is. So does one of a session that had no conductor
+    /// for a while, and it makes that of a session whose conductor is made at its first event. It is taken away after its event was handled, with an error too; where the host dies before that, it
+    /// fires again. A session may have 1,024 timers. The delay is measured on the host's clock: where somebody sets that, the timer fires earlier or later (a clock
+    /// that is set forward is noticed within a minute).
     ///
     /// # Errors
     /// Too many timers, a name longer than 128 bytes, a store that cannot be written, a closed session.
@@ -189,7 +191,8 @@ impl Session {
     }
 
     /// Sets a timer that fires each `period`, first after one. Else as [`once`](Self::once). The times at which it is due do not
-    /// drift; of those that pass while the host is down or the conductor is busy, one fires.
+    /// drift; of those that pass while the host is down or the conductor is busy, one fires: the last, and then it goes on in its own rhythm. With a period of a
+    /// minute or more, what was told is stored each time; one with a shorter period may be told a time again if the host is back before the next.
     ///
     /// # Errors
     /// Those of [`once`](Self::once), and a period below 10 ms.

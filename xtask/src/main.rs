@@ -34,6 +34,9 @@ The commands of this repository:
                                 builds plugins for tests/abi, where every later host must load them.
   cargo xtask bench abi         measures what the binary contract costs: nanoseconds for a request and a call of the
                                 host, milliseconds to load a plugin, its size and its lines.
+  cargo xtask bench restart [COUNT]
+                                measures how long a host takes to come back with COUNT sessions (100,000), on each
+                                store that lasts, and what memory it takes.
   cargo xtask bench author      runs the steps of docs/plugins.md in an empty folder, each with its time.
 ";
 

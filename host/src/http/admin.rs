@@ -68,6 +68,9 @@ pub(super) struct SessionView {
     /// Why, for the last two.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// While it is `unavailable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parked: Option<ParkedView>,
     /// The SHA-256 of the plugin that it runs, while it has a conductor.
     #[serde(skip_serializing_if = "Option::is_none")]
     plugin: Option<Hash>,
@@ -93,6 +96,16 @@ pub(super) struct SessionView {
 }
 
 #[derive(Serialize)]
+struct ParkedView {
+    /// `plugin` or `conductor`.
+    lacks: &'static str,
+    /// RFC 3339.
+    since: String,
+    /// How often it was tried to make a conductor.
+    tries: u32,
+}
+
+#[derive(Serialize)]
 struct ClientView {
     /// What is no string comes from a stored file of the replaced system.
     client_id: Value,
@@ -112,6 +125,11 @@ fn seconds(seconds: u64) -> String {
 impl SessionView {
     pub(super) fn of(manager: &Manager, session: &Session) -> Self {
         let (record, ends) = (session.record(), manager.ends(session));
+        let parked = session.parked().map(|parked| ParkedView {
+            lacks: parked.lack.as_str(),
+            since: seconds(parked.since / 1000),
+            tries: parked.tries,
+        });
         let (state, reason) = match session.status() {
             Status::NotMade => ("idle", None),
             Status::Live => ("live", None),
@@ -132,6 +150,7 @@ impl SessionView {
             r#type: record.type_name.to_string(),
             state,
             reason,
+            parked,
             plugin: session.running().and_then(|kind| kind.hash()),
             created_at: Some(record.created_at).filter(|millis| *millis > 0).map(|millis| seconds(millis / 1000)),
             clients: clients.collect(),

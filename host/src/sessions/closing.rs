@@ -20,7 +20,7 @@ impl Manager {
             return;
         }
         // One that is being made already is waited for.
-        if let Err(error) = session.ask(What::Make(caller.clone()), kind.deadline).await {
+        if let Err(error) = session.ask(What::Make(Some(caller.clone())), kind.deadline).await {
             tracing::warn!(session = %session.id(), %error, "the conductor could not be made again to be closed");
         }
     }

@@ -1,5 +1,5 @@
-//! What a conductor changes about its session while a move tries whether it can be made at all: held back until it can, and forgotten where it
-//! cannot. So whoever makes one again begins from what was there before.
+//! What a conductor changes about a stored session while it is tried whether it can be made at all (after a restart, in a move): held back until it
+//! can, and forgotten where it cannot. So whoever makes one again begins from what was there before.
 //!
 //! Held is what a conductor does about itself: state, timers, labels, who may join. What it does to others takes effect at once, as in any
 //! other event: what it publishes, whom it sends away, and what it grants.

@@ -41,8 +41,6 @@ use crate::{
     tokens::grant::Grant,
 };
 
-/// Making the conductors of a restart, all at once: their time in the queue counts.
-const RESTORE_DEADLINE: Duration = Duration::from_secs(300);
 /// Of 10^digits ids, this part may be in use, so that guessing stays hard.
 const LIVE_PART: u64 = 10;
 /// Of 10^digits ids, this part may be in use or rest, so that a new one is found at once.
@@ -181,44 +179,6 @@ impl Manager {
         manager
     }
 
-    fn restore(&self, stored: Vec<Arc<StoredSession>>) {
-        let catalog = self.catalog();
-        let mut missing = std::collections::BTreeMap::<Arc<str>, Arc<Type>>::new();
-        for record in stored {
-            let kind = catalog.get(&record.type_name).cloned().unwrap_or_else(|| {
-                let name = &record.type_name;
-                missing.entry(name.clone()).or_insert_with(|| Arc::new(Catalog::missing(name))).clone()
-            });
-            self.directory.add(Session::new(record, kind, self.world.clone(), Phase::Open));
-        }
-        for kind in missing.into_values() {
-            if let Err(reason) = &kind.plugin {
-                tracing::error!(r#type = %kind.name, "stored sessions are unavailable: {reason}");
-            }
-        }
-    }
-
-    /// Makes the conductors of restored sessions whose types are not lazy, in the background. Called once the broker serves,
-    /// so that they can publish.
-    pub fn start(self: &Arc<Self>) {
-        self.directory.all().iter().for_each(|session| self.set_timers(session));
-        self.run_timers();
-        self.run_expiry();
-        self.directory.all().iter().for_each(|session| self.make_soon(session));
-    }
-
-    /// Makes the conductor of a session that is there already, in the background, unless that has time until its first event.
-    pub(super) fn make_soon(&self, session: &Arc<Session>) {
-        if !session.kind().plugin.as_ref().is_ok_and(|plugin| !plugin.manifest.lazy) {
-            return;
-        }
-        let what = What::Make(Caller::host());
-        let deadline = tokio::time::Instant::now() + RESTORE_DEADLINE;
-        if let Err(error) = session.post(Event { what, deadline, time: self.world.clock.millis(), answer: None }) {
-            tracing::error!(session = %session.id(), %error, "the conductor was not made");
-        }
-    }
-
     /// The types as they are now.
     #[must_use]
     pub fn catalog(&self) -> Arc<Catalog> {
@@ -305,7 +265,7 @@ impl Manager {
         let lazy = plugin.manifest.lazy;
         let session = self.reserve(kind, limits)?;
         let id = session.id();
-        if !lazy && let Err(trouble) = session.ask(What::Make(caller.clone()), kind.deadline).await {
+        if !lazy && let Err(trouble) = session.ask(What::Make(Some(caller.clone())), kind.deadline).await {
             self.discard(&session).await;
             return Err(trouble.into());
         }
@@ -460,10 +420,12 @@ impl Events for Manager {
     fn message(&self, message: Message) {
         let Some(session) = self.directory.get(message.session) else { return };
         self.ears.message(&message);
-        if !session.kind().wants(event::MESSAGE) || self.is_stopping() {
+        let kind = session.kind();
+        // Without a plugin nobody knows whether its conductor would hear it.
+        if !kind.wants(event::MESSAGE) && kind.plugin.is_ok() || self.is_stopping() {
             return;
         }
-        let deadline = tokio::time::Instant::now() + session.kind().deadline;
+        let deadline = tokio::time::Instant::now() + kind.deadline;
         let event = Event { what: What::Message(message), deadline, time: self.world.clock.millis(), answer: None };
         match session.post(event) {
             Ok(()) => count(&self.world.counts.messages),
@@ -471,7 +433,7 @@ impl Events for Manager {
                 count(&self.world.counts.dropped);
                 tracing::debug!(session = %session.id(), "a message was dropped: the conductor's mailbox is full");
             }
-            Err(_) => {}
+            Err(_) => count(&self.world.counts.dropped),
         }
     }
 

@@ -15,10 +15,12 @@ mod making;
 pub mod manager;
 mod members;
 pub mod moving;
+mod parking;
 #[cfg(test)]
 pub(crate) mod place;
 mod record;
 mod resting;
+mod restoring;
 pub mod session;
 pub mod status;
 pub mod task;

@@ -137,10 +137,12 @@ impl Session {
         let again = match inner.conductor {
             // One that is being made looks for the newest code by itself.
             Conductor::NotMade if inner.state == State::Idle => false,
-            Conductor::Unavailable(_) => true,
+            Conductor::Parked => true,
+            // It is being tried just now, with code from before perhaps: once more behind that.
+            Conductor::NotMade if inner.parked.is_some() => return Some(true),
             _ => return None,
         };
-        inner.conductor = Conductor::NotMade;
+        (inner.conductor, inner.parked) = (Conductor::NotMade, None);
         self.set_kind(current.clone());
         Some(again)
     }
@@ -166,7 +168,7 @@ impl Session {
             Conductor::Live(_) if Arc::ptr_eq(&from, &to) => return stays("it runs the present code already"),
             Conductor::Live(instance) => Some(instance),
             // It may be made again, also of the code of which it was made before.
-            Conductor::Faulted(_) | Conductor::Unavailable(_) => None,
+            Conductor::Faulted(_) | Conductor::Parked => None,
         };
         if let Some(trouble) = self.world().store.trouble() {
             return Outcome::Failed(format!("what its conductor saves could not be kept: {trouble}").into());
@@ -203,7 +205,7 @@ impl Session {
     }
 
     /// Takes the conductor, its tasks and what it may ask of the host away.
-    async fn release(&self, instead: Conductor) {
+    pub(super) async fn release(&self, instead: Conductor) {
         let before = {
             let mut inner = self.lock();
             inner.life = inner.life.wrapping_add(1);
@@ -246,9 +248,10 @@ impl Session {
         }
     }
 
-    async fn without(&self, reason: String) -> Outcome {
+    async fn without(self: &Arc<Self>, reason: String) -> Outcome {
         let reason: Arc<str> = reason.into();
-        self.release(Conductor::Unavailable(reason.clone())).await;
+        self.release(Conductor::NotMade).await;
+        self.park(&Trouble::Unavailable(reason.clone()));
         Outcome::Failed(reason)
     }
 
@@ -276,13 +279,13 @@ impl Session {
         let timer = conductor_abi::wire::event::TIMER;
         let gained = !before.wants(timer) && self.kind().wants(timer);
         if let Some(manager) = self.world().manager.upgrade().filter(|_| was_over || gained) {
-            manager.set_lost_timers(self);
+            manager.set_unheard_timers(self);
         }
     }
 }
 
 /// A panic that gets past a plugin's own guards ends the future, and no more.
-async fn contained<T>(future: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+pub(super) async fn contained<T>(future: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
     AssertUnwindSafe(future).catch_unwind().await.unwrap_or_else(|payload| {
         std::mem::forget(payload);
         Err(Trouble::Faulted(Escaped.to_string().into()))

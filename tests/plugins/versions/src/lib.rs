@@ -2,6 +2,8 @@
 //! file: so one build makes as many versions as there are words.
 #![forbid(unsafe_code)]
 
+mod lasting;
+
 use std::{
     hint::black_box,
     sync::{Mutex, PoisonError},
@@ -230,4 +232,11 @@ impl Lazy {
     }
 }
 
-export_conductors! { "counter" => Counter, "deaf" => Deaf, "lazy" => Lazy }
+export_conductors! {
+    "counter" => Counter,
+    "deaf" => Deaf,
+    "lazy" => Lazy,
+    "lasting" => lasting::Lasting,
+    "lasting_lazy" => lasting::LastingLazy,
+    "doorkeeper" => lasting::Doorkeeper,
+}
