@@ -136,7 +136,7 @@ fn what_the_host_calls_and_what_calls_it_says_thread_and_order() {
     let mut lacking = Vec::new();
     for Item { place, signature, documentation } in public_items() {
         let named = ["pub struct ", "pub trait "].iter().find_map(|kind| signature.strip_prefix(kind));
-        let Some(name) = named.map(|named| subject(named)).filter(|name| crossing.contains(name)) else { continue };
+        let Some(name) = named.map(subject).filter(|name| crossing.contains(name)) else { continue };
         for word in ["thread", "order"] {
             if !documentation.contains(word) {
                 lacking.push(format!("{place}: {name}: which {word}?"));

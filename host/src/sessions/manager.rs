@@ -17,7 +17,7 @@ use bytes::Bytes;
 use conductor_abi::{rules, wire::event};
 use futures_util::{StreamExt, stream};
 use serde_json::value::RawValue;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, RwLock};
 
 use super::{
     Caller, CloseReason, Pin, Session, SessionId,
@@ -151,6 +151,8 @@ pub struct Manager {
     pub(super) next_expiry: AtomicU64,
     /// Rung when a grant ends earlier than all others.
     pub(super) earlier_expiry: Notify,
+    /// Read by whoever sends a client away, written by whoever ends grants: of a client that both take out, one tells that it left.
+    pub(super) leaving: RwLock<()>,
 }
 
 impl Manager {
@@ -173,6 +175,7 @@ impl Manager {
                 timers: Timers::default(),
                 next_expiry: AtomicU64::new(0),
                 earlier_expiry: Notify::new(),
+                leaving: RwLock::new(()),
             }
         });
         manager.restore(sessions);

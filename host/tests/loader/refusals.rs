@@ -140,7 +140,7 @@ fn an_undefined_symbol_is_found_at_load_and_named() {
     assert_eq!(
         loader.refused(&plugin),
         "the system cannot load it: dlopen failed: undefined symbol: nowhere_to_be_found; \
-         is a library that it needs missing, or the state folder on a disk mounted noexec?"
+         was it built on a newer system than this one, is a library that it needs missing, or the state folder on a disk mounted noexec?"
     );
 }
 
