@@ -259,3 +259,29 @@ fn a_newer_plugin_restores_what_an_older_one_could_not() {
         assert_eq!(place.ask(&session, "restored", Value::Null), json!([5, 77]));
     }
 }
+
+#[test]
+fn conductors_that_block_their_threads_are_all_made_after_a_restart() {
+    // More than are made at a time, of a type that turns out to be slow while they are.
+    const MANY: usize = 400;
+    let folder = tempfile::tempdir().unwrap();
+    let blocks = folder.path().join("blocks");
+    fs::write(&blocks, "").unwrap();
+    let session = |number: usize| {
+        let id = format!("{:06}", number * 7);
+        (id.clone(), json!({ "id": id, "pin": "123", "type": "slow", "clients": [] }))
+    };
+    let stored: serde_json::Map<String, Value> = (0..MANY).map(session).collect();
+    fs::create_dir(folder.path().join("state")).unwrap();
+    fs::write(folder.path().join("state/sessions.json"), Value::Object(stored).to_string()).unwrap();
+    let options = HostOptions::default()
+        .plugin("slow", "conductor_test_versions")
+        .set("types.slow.conductor", json!("lasting"))
+        .set("types.slow.config.blocks", json!(blocks));
+    let host = Host::start_in(folder, options);
+    until("the type is slow", || host.log().contains("the whole type runs apart").then_some(()));
+    fs::remove_file(&blocks).unwrap();
+    let sample = format!("conductor_host_sessions{{type=\"slow\",state=\"live\"}} {MANY}\n");
+    until("all of them", || host.admin("/v1/metrics").body.contains(&sample).then_some(()));
+    until("the log says so", || host.log().contains("\"made\":400,\"parked\":0").then_some(()));
+}

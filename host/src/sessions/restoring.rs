@@ -2,23 +2,28 @@
 //! their first event; of the others so many are made at a time that the threads have enough to do, and an event of any session finds its turn
 //! between them. One that hangs holds up its own place among those alone, until its deadline.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, interval_at};
 
-use super::{
-    Caller, Manager, Session,
-    event::What,
-    status::{Phase, Status},
-};
+use super::{Caller, Manager, Session, event::What, session::State, status::Phase};
 use crate::{
-    conductors::catalog::{Catalog, Type},
+    conductors::{
+        Trouble,
+        catalog::{Catalog, Type},
+    },
     store::StoredSession,
 };
 
 /// Conductors that are being made at a time.
 const AT_ONCE: usize = 256;
+/// Before the next try where the lane of a slow type has no room.
+const WHERE_FULL: Duration = Duration::from_millis(100);
 /// Between two lines of the log about how far it is.
 const PROGRESS: Duration = Duration::from_secs(5);
 
@@ -62,8 +67,8 @@ impl Manager {
                 let (all, began) = (sessions.len(), Instant::now());
                 let mut progress = interval_at(began + PROGRESS, PROGRESS);
                 let makings = stream::iter(sessions).map(|session| {
-                    let stopping = manager.upgrade().is_none_or(|manager| manager.is_stopping());
-                    async move { !stopping && make_one(&session).await }
+                    let manager = manager.clone();
+                    async move { make_one(&session, &manager).await }
                 });
                 let mut makings = std::pin::pin!(makings.buffer_unordered(AT_ONCE));
                 let (mut over, mut made) = (0, 0);
@@ -84,13 +89,24 @@ impl Manager {
 }
 
 /// Whether it has a conductor afterwards. Where it has not, that is told where it failed.
-async fn make_one(session: &Arc<Session>) -> bool {
-    // Closed meanwhile, say; or it has one by an event that came before.
-    if session.status() == Status::Gone {
-        return false;
-    }
-    if let Err(error) = session.ask_in_turn(What::Make(Some(Caller::host()))).await {
-        tracing::debug!(session = %session.id(), %error, "the conductor was not made");
+async fn make_one(session: &Arc<Session>, manager: &Weak<Manager>) -> bool {
+    while manager.upgrade().is_some_and(|manager| !manager.is_stopping()) {
+        match session.ask_in_turn(What::Make(Some(Caller::host()))).await {
+            // Its type turned out to be slow, and as many wait for its threads as may: others than these can be told to come again.
+            Err(Trouble::Overloaded) => tokio::time::sleep(WHERE_FULL).await,
+            // No thread comes back soon, if ever.
+            Err(trouble @ Trouble::Quarantined(_)) => {
+                if session.lock().state == State::Idle {
+                    session.park(&trouble);
+                }
+                break;
+            }
+            Err(error) => {
+                tracing::debug!(session = %session.id(), %error, "the conductor was not made");
+                break;
+            }
+            Ok(_) => break,
+        }
     }
     session.status().is_live()
 }

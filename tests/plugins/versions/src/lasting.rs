@@ -12,6 +12,9 @@ pub(crate) struct Config {
     /// While there is such a file, no conductor can be made: something outside is down.
     #[serde(default)]
     down: Option<PathBuf>,
+    /// While there is such a file, making one blocks its thread.
+    #[serde(default)]
+    blocks: Option<PathBuf>,
     /// While there is such a file, none is done being made.
     #[serde(default)]
     hangs: Option<PathBuf>,
@@ -21,6 +24,9 @@ impl Config {
     async fn look(&self, session: &Session) -> Result<()> {
         if self.down.as_ref().is_some_and(|file| file.exists()) {
             return Err(Error::new("what it needs is down"));
+        }
+        while self.blocks.as_ref().is_some_and(|file| file.exists()) {
+            std::thread::sleep(Duration::from_millis(1));
         }
         while self.hangs.as_ref().is_some_and(|file| file.exists()) {
             session.sleep(Duration::from_millis(5)).await?;
