@@ -9,6 +9,9 @@ use std::{
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tempfile::TempDir;
 
+mod progress;
+mod session;
+mod store;
 mod token;
 
 use crate::{
@@ -81,6 +84,12 @@ enum Command {
     /// The key that signs tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// The session store: into it, out of it, copies of it, and whether it is good.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
+    /// What is kept of one session.
+    #[command(subcommand)]
+    Session(session::SessionCommand),
     Migrate(migrate::Arguments),
     /// Begins a new plugin, or looks into a built one. Needs no settings and no running host.
     #[command(subcommand)]
@@ -160,6 +169,8 @@ pub fn start(
         },
         Command::Config(ConfigCommand::Reference) => print(out, reference().as_bytes(), 0),
         Command::Token(command) => token::run(command, env, out, err),
+        Command::Store(command) => store::run(command, env, Clock::system().seconds(), out, err),
+        Command::Session(command) => session::run(command, env, out, err),
         Command::Migrate(arguments) => match migrate::run(&arguments, env, Clock::system().seconds(), out) {
             Ok(()) => Next::Exit(0),
             Err(failed) => print(err, format!("{failed}\n").as_bytes(), failed.status()),

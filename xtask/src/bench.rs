@@ -5,6 +5,7 @@ mod abi;
 mod author;
 mod containment;
 mod restart;
+mod store;
 
 use std::{
     error::Error,
@@ -35,13 +36,16 @@ pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
             restart::run(&Bench::new()?, count.first())?;
             return Ok(ExitCode::SUCCESS);
         }
+        [name, options @ ..] if name == "store" => return store::run(options),
         _ => {}
     }
     let all = ["size", "memory", "requests", "blocking", "containment"];
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
-        return Err(
-            format!("there is no benchmark {unknown:?}; there are: {}, and by itself abi, author or restart", all.join(", ")).into()
-        );
+        return Err(format!(
+            "there is no benchmark {unknown:?}; there are: {}, and by itself abi, author, restart or store",
+            all.join(", ")
+        )
+        .into());
     }
     let wanted = |name: &str| names.is_empty() || names.iter().any(|other| other == name);
     build()?;

@@ -37,6 +37,9 @@ The commands of this repository:
   cargo xtask bench restart [COUNT]
                                 measures how long a host takes to come back with COUNT sessions (100,000), on each
                                 store that lasts, and what memory it takes.
+  cargo xtask bench store [--quick] [FOLDER]
+                                creates per second by store, callers at once and sessions there, beside what the disk
+                                of FOLDER (the target folder's, without it) can sync; takes some minutes.
   cargo xtask bench author      runs the steps of docs/plugins.md in an empty folder, each with its time.
 ";
 

@@ -17,6 +17,10 @@ mod sessions;
 mod settings;
 mod to;
 
+pub(crate) use report::{by_type, count, shown};
+pub(crate) use sessions::inexact_numbers;
+pub(crate) use to::write_back;
+
 use std::{
     ffi::OsString,
     fmt, io,
@@ -28,7 +32,7 @@ use clap::Args;
 
 use crate::{
     config::Mistakes,
-    store::{OpenError, lock::LockError},
+    store::{OpenError, lock::LockError, stock::StockError},
 };
 
 /// How many problems of a file are listed; the rest is counted.
@@ -127,6 +131,8 @@ pub enum Failed {
     Lock(#[from] LockError),
     #[error(transparent)]
     Store(#[from] OpenError),
+    #[error(transparent)]
+    Stock(#[from] StockError),
     #[error("the settings keep sessions in memory (store.url = \"memory:\"): there is nothing to write")]
     Memory,
     #[error("there is no session store {}: no session was ever kept there, or --config names other settings than the host's", .0)]

@@ -9,7 +9,7 @@ const NAMED: usize = 10;
 
 /// Lines for people, by what became of their subject. No line holds a pin, a key or the value of a setting that is not known.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(crate) struct Report {
     /// Is there as it was.
     pub(super) taken: Vec<String>,
     /// Is there, and not quite as it was.
@@ -34,12 +34,12 @@ impl fmt::Display for Report {
 }
 
 /// `1 session`, `2 sessions`.
-pub(super) fn count(number: usize, noun: &str) -> String {
+pub(crate) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 /// How many sessions there are of each type, by name.
-pub(super) fn by_type(sessions: &[Arc<StoredSession>]) -> BTreeMap<&str, usize> {
+pub(crate) fn by_type(sessions: &[Arc<StoredSession>]) -> BTreeMap<&str, usize> {
     let mut types = BTreeMap::new();
     for session in sessions {
         *types.entry(&*session.type_name).or_default() += 1;
@@ -65,7 +65,7 @@ pub(super) fn name_some(names: &[String]) -> String {
 }
 
 /// Outside text as it is where that is plain, and quoted with its odd characters escaped where it is not.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_.-/:".contains(c);
     if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { format!("{text:?}") }
 }

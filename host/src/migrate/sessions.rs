@@ -114,7 +114,7 @@ fn describe(sessions: &[Arc<StoredSession>], expected: &Expected, report: &mut R
 }
 
 /// The lines of numbers that cannot be kept to the last digit. Python's have no bounds.
-fn inexact_numbers(text: &[u8]) -> Vec<String> {
+pub(crate) fn inexact_numbers(text: &[u8]) -> Vec<String> {
     let (mut line, mut at, mut found) = (1, 0, Vec::new());
     while let Some(byte) = text.get(at) {
         let start = at;

@@ -8,10 +8,11 @@ use super::{
     report::{Report, by_type, count, shown, summary},
 };
 use crate::{
-    config::{Settings, StoreUrl},
+    config::Settings,
     store::{
         Extra, StoredClient,
-        transfer::{self, AtRest},
+        stock::{self, Beside, Place, Stock, StockError},
+        transfer,
     },
 };
 
@@ -23,11 +24,25 @@ pub(super) fn run(
     out: &mut dyn Write,
 ) -> Result<(), Failed> {
     let (settings, _) = Settings::load(arguments.config.as_deref(), env, &[]).map_err(Failed::Settings)?;
-    if settings.store.url == StoreUrl::Memory {
-        return Err(Failed::Memory);
-    }
+    let place = Place::of(&settings.store.url.to_string(), &settings.base_dir)?.ok_or(Failed::Memory)?;
+    let place = place.or_before(settings.store_before());
     // What happens after the copy would be lost, so a host that runs is not copied from.
-    let (url, AtRest { sessions, states, .. }) = stored(&settings, now)?;
+    let stock = stock::read(&place, now, Beside::NoHost).map_err(|error| match error {
+        StockError::Missing(_) => Failed::NoStore(place.to_string()),
+        other => other.into(),
+    })?;
+    let report = write_back(&stock, to, arguments.dry_run)?;
+    let end = if arguments.dry_run { "Dry run: nothing was written. This would be" } else { "Written, readable by its owner alone" };
+    write!(out, "Read\n  - {}\n{report}\n{end}\n  - {}\n", place, to.display())?;
+    Ok(out.flush()?)
+}
+
+/// Writes the sessions as the reference's file, where nothing may be; but not with `dry_run`. The report says what cannot be in it.
+///
+/// # Errors
+/// Where something is there, or it cannot be written.
+pub(crate) fn write_back(stock: &Stock, to: &Path, dry_run: bool) -> Result<Report, Failed> {
+    let sessions = stock.sessions();
     if to.symlink_metadata().is_ok() {
         return Err(Failed::Exists(to.to_owned()));
     }
@@ -43,39 +58,29 @@ pub(super) fn run(
     let extras = || sessions.iter().filter_map(|session| session.extra.as_deref());
     let of = |what: fn(&Extra) -> bool| extras().filter(|extra| what(extra)).count();
     let joined = |client: &&StoredClient| matches!(client, StoredClient::Joined { .. });
+    let there = stock.counts();
     let lines = [
         (sessions.iter().filter(|session| session.created_at != 0).count(), "session", "the time of creation"),
         (of(|extra| !extra.labels.is_empty()), "session", "labels"),
         (of(|extra| extra.locked), "session", "that nobody new may join"),
         (of(|extra| extra.max_clients.is_some()), "session", "how many clients may be in it"),
-        (states.len(), "session", "what its conductor has saved"),
+        (of(|extra| extra.lifetime.is_some() || extra.empty_timeout.is_some()), "session", "how long it may live"),
+        (there.saved, "session", "what its conductor has saved"),
         (of(|extra| !extra.rest.is_empty()), "session", "further keys"),
-        (extras().map(|extra| extra.timers.len()).sum(), "timer", "all of it"),
+        (there.timers, "timer", "all of it"),
         (sessions.iter().flat_map(|session| &session.clients).filter(joined).count(), "client", "the end of the grant"),
         (extras().map(|extra| extra.grants.len()).sum(), "client", "what it may do; the old program lets it do everything"),
+        (there.resting, "id", "that it rests; the old program may give it to a new session at once"),
     ];
     for (number, noun, what) in lines.into_iter().filter(|(number, ..)| *number > 0) {
         report.left.push(format!("{}: {what}", count(number, noun)));
     }
     report.left.push("settings and key: the old program still has its own".into());
     let text = render(&sessions).map_err(|problem| Failed::Write { file: to.to_owned(), problem })?;
-    if !arguments.dry_run {
+    if !dry_run {
         transfer::write_new(to, &text).map_err(|problem| Failed::Write { file: to.to_owned(), problem })?;
     }
-    let end = if arguments.dry_run { "Dry run: nothing was written. This would be" } else { "Written, readable by its owner alone" };
-    write!(out, "Read\n  - {}\n{report}\n{end}\n  - {}\n", url, to.display())?;
-    Ok(out.flush()?)
-}
-
-/// What the next start would begin with, and where that is.
-fn stored(settings: &Settings, now: u64) -> Result<(String, AtRest), Failed> {
-    let at_rest = |url: String| Ok::<_, Failed>(transfer::read_at_rest(&url, &settings.base_dir, now)?.map(|found| (url, found)));
-    let url = settings.store.url.to_string();
-    if let Some(found) = at_rest(url.clone())? {
-        return Ok(found);
-    }
-    let taken_over = settings.store_before().map(|file| at_rest(format!("json:{}", file.display()))).transpose()?;
-    taken_over.flatten().ok_or(Failed::NoStore(url))
+    Ok(report)
 }
 
 #[cfg(test)]
@@ -102,11 +107,11 @@ mod tests {
         let timers = r#""timers": {"t": {"due": "2025-01-01T00:00:00Z"}, "u": {"due": "2025-01-01T00:00:00Z"}}"#;
         let two = format!(r#", "labels": {{"x": "y"}}, "max_clients": 4, {timers}"#);
         // `printf '0\n' | sha256sum`
-        const STATE: &str = "conductor-state 1 0 9a271f2a916b0b6ee6cecb2426f0b3206ef074578be55d9bc94f6f3fe3ab86aa\n";
         fs::create_dir_all(path("state/sessions.json.state")).unwrap();
         fs::write(path("host.toml"), "").unwrap();
         fs::write(path("state/sessions.json"), format!("{{{}, {}, {}}}", session("1", one), session("2", &two), session("3", ""))).unwrap();
-        fs::write(path("state/sessions.json.state/2-0-5.state"), STATE).unwrap();
+        // Damaged: it could not be in the file anyway.
+        fs::write(path("state/sessions.json.state/2-0-5.state"), "").unwrap();
         let config = path("host.toml").into_os_string();
         let arguments = Line::try_parse_from(["x".into(), "--config".into(), config, "--to".into(), path("back.json").into_os_string()]);
         let mut out = Vec::new();

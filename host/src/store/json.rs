@@ -4,6 +4,7 @@
 //! FILE, sync, rename, sync of the folder, and only then the answers. So FILE is whole at every moment, and holds what was
 //! acknowledged. A write that fails refuses its changes and takes them back. What conductors save is beside FILE: see [`states`].
 
+pub(super) mod aside;
 pub(super) mod at_rest;
 pub(super) mod format;
 pub(super) mod states;

@@ -16,6 +16,7 @@ mod memory;
 mod model;
 mod resting;
 mod sqlite;
+pub mod stock;
 pub mod transfer;
 
 use std::{

@@ -79,7 +79,7 @@ fn stripped(file: &Path, to: &Path) -> Outcome<u64> {
     Ok(fs::metadata(to)?.len())
 }
 
-fn load_average() -> String {
+pub(super) fn load_average() -> String {
     fs::read_to_string("/proc/loadavg").map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 

@@ -35,7 +35,7 @@ const MAGIC: &str = "conductor-state";
 const FORMAT: &str = "1";
 
 /// The name of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::store) struct Name {
     id: SessionId,
     created_at: u64,
@@ -43,6 +43,11 @@ pub(in crate::store) struct Name {
 }
 
 impl Name {
+    /// Whose state it is.
+    pub(in crate::store) const fn id(self) -> SessionId {
+        self.id
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.strip_suffix(".state")?.split('-');
         let name =
@@ -65,13 +70,26 @@ pub(in crate::store) fn folder(file: &Path) -> PathBuf {
 
 /// What is in `folder`: the file that counts of each of `sessions`, and those that do not count. What has another name is not ours.
 pub(in crate::store) fn list(folder: &Path, sessions: &Sessions) -> io::Result<(BTreeMap<SessionId, Name>, Vec<Name>)> {
-    let (mut current, mut left) = (BTreeMap::<SessionId, Name>::new(), Vec::new());
+    Ok(sort(names(folder)?, sessions))
+}
+
+/// The names of all files of ours in `folder`; none where there is no folder.
+pub(in crate::store) fn names(folder: &Path) -> io::Result<Vec<Name>> {
     let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((current, left)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
+    let mut names = Vec::new();
     for entry in entries {
-        let Some(name) = entry?.file_name().to_str().and_then(Name::parse) else { continue };
+        names.extend(entry?.file_name().to_str().and_then(Name::parse));
+    }
+    Ok(names)
+}
+
+/// As [`list`], of these files.
+pub(in crate::store) fn sort(names: Vec<Name>, sessions: &Sessions) -> (BTreeMap<SessionId, Name>, Vec<Name>) {
+    let (mut current, mut left) = (BTreeMap::<SessionId, Name>::new(), Vec::new());
+    for name in names {
         if sessions.get(&name.id).is_none_or(|session| session.created_at != name.created_at) {
             left.push(name);
             continue;
@@ -82,7 +100,7 @@ pub(in crate::store) fn list(folder: &Path, sessions: &Sessions) -> io::Result<(
         };
         left.extend(older);
     }
-    Ok((current, left))
+    (current, left)
 }
 
 /// The states of `sessions` in `folder`.
@@ -93,7 +111,7 @@ pub(super) fn read_all(folder: &Path, sessions: &Sessions) -> io::Result<Vec<Res
 
 /// Whether there is any saved state beside `file`.
 pub(in crate::store) fn any(file: &Path) -> io::Result<bool> {
-    Ok(!list(&folder(file), &Sessions::new())?.1.is_empty())
+    Ok(!names(&folder(file))?.is_empty())
 }
 
 /// States to be saved: of each session when it was made, and the state.
@@ -246,7 +264,7 @@ fn read_one(path: &Path, id: SessionId) -> Result<SavedState, StoreError> {
 }
 
 /// The state in a file, or what is wrong. No message shows anything of the file.
-fn parse(content: Vec<u8>) -> Result<SavedState, &'static str> {
+pub(in crate::store) fn parse(content: Vec<u8>) -> Result<SavedState, &'static str> {
     let damaged = "its first line is not `conductor-state 1 VERSION SHA256`";
     let end = content.iter().position(|byte| *byte == b'\n').ok_or(damaged)?;
     let header = str::from_utf8(&content[..end]).map_err(|_| damaged)?;

@@ -6,7 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rusqlite::{Connection, MAIN_DB, ffi};
+use rusqlite::{
+    Connection, MAIN_DB, OpenFlags,
+    backup::{Backup, StepResult},
+    ffi,
+};
 
 use super::{
     super::{OpenError, SavedState, change::Content, disk::beside, json},
@@ -105,6 +109,37 @@ fn look(image: &[u8], state: impl FnMut(SessionId, SavedState)) -> Result<Found,
     let (Some(application), Some(version), true) = (header_word(image, 68), header_word(image, 60), image.starts_with(MAGIC)) else {
         return Err(NO_DATABASE.into());
     };
+    known(application, version)?;
+    let read = || {
+        let mut db = Connection::open_in_memory()?;
+        db.deserialize_read_exact(MAIN_DB, image, image.len(), false)?;
+        whole(&db, version, state)
+    };
+    read().map_err(|error| words(&error))?
+}
+
+/// What is in the file of a host that runs, at one moment. Whoever writes does not wait for it.
+pub(super) fn live(target: &Path, state: impl FnMut(SessionId, SavedState)) -> Result<Found, OpenError> {
+    let read = || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let (from, mut db) = (Connection::open_with_flags(target, flags)?, Connection::open_in_memory()?);
+        from.busy_timeout(super::BUSY)?;
+        match Backup::new(&from, &mut db)?.step(-1)? {
+            StepResult::Done => {}
+            _ => return Err(damaged("the store was in use all the time")),
+        }
+        let number = |name| db.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0));
+        let (application, version) = (number("application_id")?, number("user_version")?);
+        match known(application, version) {
+            Ok(()) => whole(&db, version, state),
+            Err(problem) => Ok(Err(problem)),
+        }
+    };
+    let unusable = |problem| OpenError::Unusable { file: target.to_owned(), problem };
+    read().map_err(|error| unusable(words(&error)))?.map_err(unusable)
+}
+
+fn known(application: i32, version: i32) -> Result<(), String> {
     if application != APPLICATION_ID {
         return Err("it is an SQLite database, and not one of conductor-host".into());
     }
@@ -114,24 +149,23 @@ fn look(image: &[u8], state: impl FnMut(SessionId, SavedState)) -> Result<Found,
     if version < 1 {
         return Err(format!("its format is {version}, which no conductor-host writes"));
     }
-    let read = || {
-        let mut db = Connection::open_in_memory()?;
-        let bytes = image.len();
-        db.deserialize_read_exact(MAIN_DB, image, bytes, false)?;
-        let verdict: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-        if verdict != "ok" {
-            return Ok(Err(format!("it is damaged: {verdict}")));
-        }
-        if version < VERSION {
-            schema::migrate(&db, version)?;
-        }
-        if let Some(name) = schema::missing(&db)? {
-            return Ok(Err(format!("{name} is missing in it, or is not as it was made")));
-        }
-        let (content, tally) = rows::read(&db, state)?;
-        Ok(Ok(Found { content, tally, version }))
-    };
-    read().map_err(|error| words(&error))?
+    Ok(())
+}
+
+/// Each page and each row of a copy.
+fn whole(db: &Connection, version: i32, state: impl FnMut(SessionId, SavedState)) -> rusqlite::Result<Result<Found, String>> {
+    let verdict: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if verdict != "ok" {
+        return Ok(Err(format!("it is damaged: {verdict}")));
+    }
+    if version < VERSION {
+        schema::migrate(db, version)?;
+    }
+    if let Some(name) = schema::missing(db)? {
+        return Ok(Err(format!("{name} is missing in it, or is not as it was made")));
+    }
+    let (content, tally) = rows::read(db, state)?;
+    Ok(Ok(Found { content, tally, version }))
 }
 
 /// What went wrong, without SQL in it.

@@ -4,6 +4,7 @@
 //! shares a transaction, and is answered once that is durable. A change writes the rows that it concerns, so it costs the same whatever the number of sessions.
 //! A transaction that fails refuses its changes and takes them back.
 
+pub(super) mod aside;
 mod check;
 pub(super) mod new;
 mod rows;

@@ -9,6 +9,7 @@ use super::{
         SavedState,
         change::Content,
         disk::{folder_of, sync_folder, sync_name},
+        resting::Resting,
     },
     check::io_error,
     rows::Tally,
@@ -23,7 +24,7 @@ pub(super) type States<'a> = &'a mut dyn Iterator<Item = io::Result<(SessionId, 
 pub(super) fn create(target: &Path, content: &Content, states: States<'_>) -> io::Result<()> {
     put(target, |file| {
         let db = open(file).map_err(|error| io_error(&error))?;
-        let filled = fill(&db, content, states);
+        let filled = fill(&db, content, &Resting::default(), states);
         let closed = db.close().map_err(|(_, error)| io_error(&error));
         filled.and(closed)
     })
@@ -52,7 +53,8 @@ fn open(file: &Path) -> rusqlite::Result<Connection> {
     Ok(db)
 }
 
-fn fill(db: &Connection, content: &Content, states: States<'_>) -> io::Result<()> {
+/// Puts all of it into a database without sessions, in one transaction. Ids that rested there and do not rest in `content` are no longer at rest.
+pub(super) fn fill(db: &Connection, content: &Content, rested: &Resting, states: States<'_>) -> io::Result<()> {
     let put = || {
         let transaction = db.unchecked_transaction()?;
         let mut tally = Tally::read(db)?;
@@ -61,6 +63,9 @@ fn fill(db: &Connection, content: &Content, states: States<'_>) -> io::Result<()
         }
         for (id, until) in content.resting.iter() {
             tally.put_resting(db, id, Some(until))?;
+        }
+        for (id, _) in rested.iter().filter(|(id, _)| content.resting.get(*id).is_none()) {
+            tally.put_resting(db, id, None)?;
         }
         rusqlite::Result::Ok((transaction, tally))
     };
