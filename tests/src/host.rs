@@ -8,6 +8,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -300,6 +301,22 @@ impl Host {
     pub fn kill(&mut self) {
         self.child.kill().expect("a child can be killed");
         self.child.wait().expect("a child can be waited for");
+    }
+
+    /// Starts it again as [`Host::start_again`] does, and ends it as a power cut would after this time, ready or not.
+    ///
+    /// # Panics
+    /// When it cannot be killed.
+    pub fn start_and_kill(&mut self, after: Duration) {
+        self.child = spawn(self.folder.path(), &self.options);
+        std::thread::sleep(after);
+        self.kill();
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.child.id()
     }
 
     /// Where its settings, state and log are.
