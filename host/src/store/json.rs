@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use super::{
     Applied, Change, OpenError, Opened, SavedState, Store, StoreError,
     change::{self, Sessions, Undo},
-    disk::{Disk, beside, create_folder, folder_of, put, step},
+    disk::{Disk, beside, folder_of, put, step},
     lock::FileLock,
 };
 use crate::sessions::SessionId;
@@ -74,7 +74,7 @@ impl JsonStore {
     /// Locks and loads `file`. Clients that have no expiry in it get `granted_until` (seconds since the Unix epoch).
     pub(super) fn open(file: &Path, granted_until: u64, retry: Duration, disk: impl Disk) -> Opened<Self> {
         let failed = |source| OpenError::Io { file: file.to_owned(), source };
-        let target = resolve(file).map_err(failed)?;
+        let target = resolve(&disk, file).map_err(failed)?;
         let lock = FileLock::acquire("store", &target, beside(&target, ".lock"))?;
         let unusable = |problem| OpenError::Unusable { file: target.clone(), problem };
         let sessions = match read(&target).map_err(failed)? {
@@ -143,7 +143,7 @@ fn ended() -> Arc<str> {
 
 /// Follows FILE where it is a symbolic link, to something or to nothing yet, so that a write replaces what the link names and
 /// not the link. The folder is made where it is missing.
-fn resolve(file: &Path) -> io::Result<PathBuf> {
+fn resolve(disk: &impl Disk, file: &Path) -> io::Result<PathBuf> {
     let mut path = file.to_owned();
     for _ in 0..MAX_LINKS {
         match fs::symlink_metadata(&path) {
@@ -151,7 +151,7 @@ fn resolve(file: &Path) -> io::Result<PathBuf> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {
                 let name = path.file_name().ok_or_else(|| io::Error::other("this is not the name of a file"))?;
-                create_folder(folder_of(&path))?;
+                disk.create_folder(folder_of(&path))?;
                 return Ok(folder_of(&path).canonicalize()?.join(name));
             }
         }
