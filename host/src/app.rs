@@ -82,7 +82,7 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
         BrokerKind::External => Some(LinkSettings::new(&settings.mqtt, LinkToken::of(&tokens, settings.token.ttl), clock)?),
         BrokerKind::Embedded | BrokerKind::None => None,
     };
-    let (store, stored) = store::open(&settings.store.url.to_string(), &settings.base_dir, settings.token.ttl, clock.seconds())?;
+    let (store, loaded) = store::open(&settings.store.url.to_string(), &settings.base_dir, settings.token.ttl, clock.seconds())?;
     let pool = Pool::start(runtime.handle().clone())?;
     runtime.block_on(async {
         let embedded = (settings.mqtt.broker == BrokerKind::Embedded).then(|| EmbeddedBroker::new(crate::broker::Limits::default()));
@@ -92,8 +92,8 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             (None, Some(external)) => external.clone(),
             (None, None) => Arc::new(NoBroker),
         };
-        let restored = stored.len();
-        let manager = Manager::new(Catalog::new(types), stored, |manager| World {
+        let restored = loaded.sessions.len();
+        let manager = Manager::new(Catalog::new(types), loaded.sessions, |manager| World {
             pool: pool.clone(),
             broker: broker.clone(),
             store: store.clone(),

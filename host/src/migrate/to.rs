@@ -25,7 +25,7 @@ pub(super) fn run(
     let (settings, _) = Settings::load(arguments.config.as_deref(), env, &[]).map_err(Failed::Settings)?;
     let StoreUrl::Json(file) = &settings.store.url else { return Err(Failed::Memory) };
     // What happens after the copy would be lost, so a host that runs is not copied from.
-    let AtRest { sessions, saved } = transfer::read_at_rest(file, now)?.ok_or_else(|| Failed::NoStore(file.clone()))?;
+    let AtRest { sessions, saved, .. } = transfer::read_at_rest(file, now)?.ok_or_else(|| Failed::NoStore(file.clone()))?;
     if to.symlink_metadata().is_ok() {
         return Err(Failed::Exists(to.to_owned()));
     }

@@ -126,8 +126,8 @@ fn measure(arguments: &Arguments, library: &Arc<Library>) -> Result<Report, Fail
     let pool = Pool::start(runtime.handle().clone())?;
     let broker = Arc::new(CountingBroker::default());
     let clock = Clock::system();
-    let (store, stored) = store::open("memory:", "".as_ref(), rules::GRANT_TTL, clock.seconds())?;
-    let manager = Manager::new(Catalog::new(vec![kind]), stored, |manager| World {
+    let (store, loaded) = store::open("memory:", "".as_ref(), rules::GRANT_TTL, clock.seconds())?;
+    let manager = Manager::new(Catalog::new(vec![kind]), loaded.sessions, |manager| World {
         pool: pool.clone(),
         broker: broker.clone(),
         store,

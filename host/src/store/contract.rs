@@ -1,5 +1,7 @@
 //! What every store promises, run over each of them.
 
+mod limits;
+
 use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
 
 use conductor_abi::wire::Grants;
@@ -7,11 +9,12 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{
-    Change, Extra, SavedState, Store, StoreError, StoredClient, StoredSession, StoredTimer,
+    Change, Extra, Loaded, SavedState, Store, StoreError, StoredClient, StoredSession, StoredTimer,
     model::{Model, names, op, rows, seen},
     open,
 };
 use crate::sessions::{Pin, SessionId};
+use limits::*;
 
 /// Runs each function once per store, with a fresh place for it.
 macro_rules! over_every_store {
@@ -32,6 +35,9 @@ over_every_store! {
     a_dropped_future_takes_nothing_back,
     a_client_may_do_what_was_said_last,
     rules_labels_and_timers_replace_what_was_said,
+    limits_are_what_was_said_last,
+    tokens_that_the_list_does_not_tell_of_are_known_until_they_are_over,
+    an_id_rests_until_its_last_token_is_over,
     a_record_takes_no_more_room_than_it_needs,
     a_state_is_what_was_saved_last_and_ends_with_its_session,
     states_that_are_not_awaited_keep_their_order,
@@ -52,6 +58,11 @@ impl Place {
     }
 
     fn open(&self) -> (Arc<dyn Store>, Vec<Arc<StoredSession>>) {
+        let (store, loaded) = self.open_all();
+        (store, loaded.sessions)
+    }
+
+    fn open_all(&self) -> (Arc<dyn Store>, Loaded) {
         open(self.url, self.folder.path(), Duration::from_secs(60), 0).unwrap()
     }
 
@@ -84,6 +95,15 @@ pub(super) fn session(number: &str) -> Arc<StoredSession> {
 
 pub(super) fn create(number: &str) -> Change {
     Change::Create(session(number))
+}
+
+/// A creation at a time in seconds since the Unix epoch.
+pub(super) fn create_at(number: &str, now: u64) -> Change {
+    Change::Create(Arc::new(StoredSession { created_at: now * 1000, ..StoredSession::clone(&session(number)) }))
+}
+
+pub(super) fn limits(number: &str, lifetime: Option<u64>, empty_timeout: Option<u64>) -> Change {
+    Change::Limits { id: id(number), lifetime, empty_timeout }
 }
 
 pub(super) fn join(number: &str, client: &str, expires_at: u64) -> Change {
@@ -262,7 +282,7 @@ fn a_record_takes_no_more_room_than_it_needs(place: &Place) {
     let (store, _) = place.open();
     done(&store, create("1"));
     let changes = (0..9).map(|n| join("1", &n.to_string(), n)).chain([leave("1", "8"), expire("1", 4), join("1", "9", 5)]);
-    for change in changes.chain([labels("1", [("a".into(), "b".into())].into()), expire("1", 5)]) {
+    for change in changes.chain([labels("1", [("a".into(), "b".into())].into()), expire("1", 8)]) {
         let record = done(&store, change);
         assert_eq!(record.clients.capacity(), record.clients.len());
     }
@@ -417,10 +437,11 @@ fn random_changes_agree_with_the_model(place: &Place) {
             }
             if reopen && place.keeps() {
                 wait(store.shutdown());
-                let opened = place.open();
+                let opened = place.open_all();
                 store = opened.0;
                 model.reopen();
-                prop_assert_eq!(model.rows(), rows(&opened.1));
+                prop_assert_eq!(model.rows(), rows(&opened.1.sessions));
+                prop_assert_eq!(model.resting(), opened.1.resting);
             }
             let states: Vec<_> = (0..3).map(|s| wait(store.state(id(&s.to_string()))).unwrap()).collect();
             prop_assert_eq!(states, model.states());

@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Applied, Change, OpenError, Opened, SavedState, Store, StoreError,
-    change::{self, Sessions, Undo},
+    change::{Content, Undo},
     disk::{Disk, beside, folder_of, put, step},
     lock::FileLock,
 };
@@ -77,20 +77,20 @@ impl JsonStore {
         let target = resolve(&disk, file).map_err(failed)?;
         let lock = FileLock::acquire("store", &target, beside(&target, ".lock"))?;
         let unusable = |problem| OpenError::Unusable { file: target.clone(), problem };
-        let sessions = match read(&target).map_err(failed)? {
+        let content = match read(&target).map_err(failed)? {
             // FILE is there before any state is saved: somebody has taken it away, and may bring it back.
             None if states::any(&target).map_err(failed)? => {
                 return Err(unusable("it is missing, and the saved state of its sessions is there".into()));
             }
-            None => Sessions::new(),
+            None => Content::default(),
             Some(bytes) => format::parse(&bytes, granted_until).map_err(unusable)?,
         };
-        let states = States::open(&disk, &target, &sessions).map_err(failed)?;
-        let loaded = sessions.values().cloned().collect();
+        let states = States::open(&disk, &target, &content.sessions).map_err(failed)?;
+        let loaded = content.loaded();
         let trouble = Trouble::default();
         let temporary = beside(&target, ".tmp");
         let writer = Writer {
-            sessions,
+            content,
             states,
             saves: VecDeque::new(),
             disk,
@@ -181,7 +181,7 @@ struct Save {
 
 /// What the thread owns.
 struct Writer<D> {
-    sessions: Sessions,
+    content: Content,
     states: States,
     /// Of stored sessions; in the order in which they came.
     saves: VecDeque<Save>,
@@ -272,7 +272,7 @@ impl<D: Disk> Writer<D> {
         let mut undo: Vec<Undo> = Vec::new();
         let mut answers = Vec::with_capacity(batch.len());
         for (change, _) in &batch {
-            let (answer, step) = change::apply(&mut self.sessions, change);
+            let (answer, step) = self.content.apply(change);
             answers.push(answer);
             undo.extend(step);
         }
@@ -281,7 +281,7 @@ impl<D: Disk> Writer<D> {
                 Ok(()) => self.settle(Part::Sessions),
                 Err(error) => {
                     for step in undo.into_iter().rev() {
-                        step.take_back(&mut self.sessions);
+                        self.content.take_back(step);
                     }
                     let why = self.complain(Part::Sessions, error.to_string().into());
                     if self.unsettled {
@@ -338,8 +338,8 @@ impl<D: Disk> Writer<D> {
     /// The answer after a failed write, as if each change that needs one had never come: what needs none is answered still. A save needs it, since
     /// it may be of a session that was to be created, or have been meant for after a change that was not made.
     fn refuse(&self, change: &Change, why: &Arc<str>) -> Applied {
-        let current = self.sessions.get(&change.id());
-        match (change.apply_to(current)?, current, change) {
+        let current = self.content.sessions.get(&change.id());
+        match (self.content.ask(change)?, current, change) {
             (Some(after), Some(before), change)
                 if Arc::ptr_eq(&after, before) && !self.unsettled && !matches!(change, Change::Save { .. }) =>
             {
@@ -362,8 +362,8 @@ impl<D: Disk> Writer<D> {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        let Self { disk, target, temporary, sessions, unsettled, .. } = self;
-        put(disk, temporary, target, unsettled, |file| format::render(file, sessions))?;
+        let Self { disk, target, temporary, content, unsettled, .. } = self;
+        put(disk, temporary, target, unsettled, |file| format::render(file, content))?;
         let folder = folder_of(target);
         step("sync the folder", folder, || disk.sync_folder(folder))?;
         self.unsettled = false;

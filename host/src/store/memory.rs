@@ -7,10 +7,7 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 
-use super::{
-    Applied, Change, SavedState, Store, StoreError,
-    change::{self, Sessions},
-};
+use super::{Applied, Change, SavedState, Store, StoreError, change::Content};
 use crate::sessions::SessionId;
 
 /// Maps behind a lock that is held for one change of them and never across an await.
@@ -21,7 +18,7 @@ pub(super) struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Kept {
-    sessions: Sessions,
+    content: Content,
     /// Of stored sessions only.
     states: BTreeMap<SessionId, SavedState>,
 }
@@ -30,7 +27,7 @@ impl Store for MemoryStore {
     fn apply(&self, change: Change) -> BoxFuture<'static, Applied> {
         // A poisoned lock holds whole maps all the same: nothing that could panic comes between two edits of them.
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let (applied, _) = change::apply(&mut kept.sessions, &change);
+        let (applied, _) = kept.content.apply(&change);
         match (change, &applied) {
             (Change::Save { id, state }, Ok(_)) => drop(kept.states.insert(id, state)),
             (Change::Close(id), Ok(_)) => drop(kept.states.remove(&id)),

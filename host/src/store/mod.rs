@@ -16,6 +16,7 @@ mod memory;
 mod model;
 #[cfg(test)]
 mod power_cut;
+mod resting;
 pub mod transfer;
 
 use std::{
@@ -66,6 +67,13 @@ pub struct Extra {
     pub grants: BTreeMap<Box<str>, Grants>,
     /// By name.
     pub timers: BTreeMap<Box<str>, StoredTimer>,
+    /// When the latest token ends that the list of clients does not tell of, in seconds since the Unix epoch: of a client that left, or that joined
+    /// again for a shorter time. 0 where there is none.
+    pub tokens_until: u64,
+    /// How long after its creation the session ends, in milliseconds; 0 is never, nothing is as the settings say.
+    pub lifetime: Option<u64>,
+    /// How long it may be without clients, in milliseconds; 0 is for ever, nothing is as the settings say.
+    pub empty_timeout: Option<u64>,
     /// Keys of the stored object that this version does not know, written back as they were.
     pub rest: Map<String, Value>,
 }
@@ -122,6 +130,13 @@ impl StoredSession {
         }
     }
 
+    /// When the latest token that was issued for this session ends, in seconds since the Unix epoch; 0 where there was none, or none that is still known.
+    #[must_use]
+    pub fn tokens_until(&self) -> u64 {
+        let unlisted = self.extra.as_ref().map_or(0, |extra| extra.tokens_until);
+        self.clients.iter().map(StoredClient::expires_at).fold(unlisted, u64::max)
+    }
+
     /// When the latest grant of this client ends, in seconds since the Unix epoch; nothing where it did not join.
     #[must_use]
     pub fn granted_until(&self, client_id: &str) -> Option<u64> {
@@ -155,14 +170,25 @@ impl StoredClient {
             Self::Foreign(_) => None,
         }
     }
+
+    /// When its latest grant ends, in seconds since the Unix epoch; 0 for a foreign value.
+    #[must_use]
+    pub fn expires_at(&self) -> u64 {
+        match self {
+            Self::Joined { expires_at, .. } => *expires_at,
+            Self::Foreign(_) => 0,
+        }
+    }
 }
 
 /// One change, applied whole or not at all.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// A new session. Refused with [`StoreError::Exists`] where the id is stored already.
+    /// A new session. Refused with [`StoreError::Exists`] where the id is stored already, and with [`StoreError::Resting`] where it rests beyond
+    /// the session's `created_at`.
     Create(Arc<StoredSession>),
-    /// The session ends and is forgotten.
+    /// The session ends and is forgotten. Its id rests until its last token is over ([`StoredSession::tokens_until`]), which is known as soon as
+    /// the session is gone.
     Close(SessionId),
     /// A device joins, or joins again: then only its expiry changes.
     Join {
@@ -192,6 +218,15 @@ pub enum Change {
         locked: Option<bool>,
         /// How many clients may be in it.
         max_clients: Option<u32>,
+    },
+    /// How long the session lives. What is nothing stays as it is.
+    Limits {
+        /// Which session.
+        id: SessionId,
+        /// As [`Extra::lifetime`].
+        lifetime: Option<u64>,
+        /// As [`Extra::empty_timeout`].
+        empty_timeout: Option<u64>,
     },
     /// The labels, in place of those before.
     Labels {
@@ -226,7 +261,7 @@ pub enum Change {
         /// The state.
         state: SavedState,
     },
-    /// Every client whose `expires_at` is at or before `now` (seconds since the Unix epoch) leaves.
+    /// Every client whose `expires_at` is at or before `now` (seconds since the Unix epoch) leaves, and tokens that are over are forgotten.
     Expire {
         /// Which session.
         id: SessionId,
@@ -251,6 +286,9 @@ pub enum StoreError {
     /// The id to create is taken.
     #[error("session {0} is in the store already")]
     Exists(SessionId),
+    /// The id to create was another session's, and a token of that one is not over yet.
+    #[error("the id {0} rests until the last token of its former session is over")]
+    Resting(SessionId),
     /// Nobody new may join.
     #[error("session {0} is locked")]
     Locked(SessionId),
@@ -324,10 +362,19 @@ pub enum OpenError {
     },
 }
 
-/// A store and the sessions it holds, in the order of their ids.
-pub type Opened<S> = Result<(S, Vec<Arc<StoredSession>>), OpenError>;
+/// What a store holds when it is opened.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// In the order of their ids.
+    pub sessions: Vec<Arc<StoredSession>>,
+    /// Ids that rest, in their order, and until when, in seconds since the Unix epoch. None of a session that is there; some may be over.
+    pub resting: Vec<(SessionId, u64)>,
+}
 
-/// Opens the store that `url` names (`memory:`, or `json:FILE` relative to `base`) and returns it with its sessions. Blocks: it
+/// A store and what it holds.
+pub type Opened<S> = Result<(S, Loaded), OpenError>;
+
+/// Opens the store that `url` names (`memory:`, or `json:FILE` relative to `base`) and returns it with what it holds. Blocks: it
 /// reads the whole file. Stored clients without an expiry, as the reference writes them, count as granted `now` (seconds since the Unix epoch), for `grant_ttl`.
 ///
 /// The store belongs to this process from then on: until [`Store::shutdown`] has resolved or the process has ended.
@@ -337,12 +384,12 @@ pub type Opened<S> = Result<(S, Vec<Arc<StoredSession>>), OpenError>;
 pub fn open(url: &str, base: &Path, grant_ttl: Duration, now: u64) -> Opened<Arc<dyn Store>> {
     let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
     match scheme {
-        "memory" if url == "memory:" => Ok((Arc::new(memory::MemoryStore::default()), Vec::new())),
+        "memory" if url == "memory:" => Ok((Arc::new(memory::MemoryStore::default()), Loaded::default())),
         "json" if url == "json:" => Err(OpenError::NoFile),
         "json" if !rest.is_empty() => {
             let granted_until = now.saturating_add(grant_ttl.as_secs());
-            let (store, sessions) = json::JsonStore::open(&base.join(rest), granted_until, json::RETRY, disk::RealDisk)?;
-            Ok((Arc::new(store), sessions))
+            let (store, loaded) = json::JsonStore::open(&base.join(rest), granted_until, json::RETRY, disk::RealDisk)?;
+            Ok((Arc::new(store), loaded))
         }
         _ => Err(OpenError::Scheme(scheme.to_owned())),
     }

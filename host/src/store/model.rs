@@ -7,17 +7,19 @@ use proptest::prelude::*;
 
 use super::{
     Applied, Change, Extra, SavedState, StoreError, StoredClient, StoredSession, StoredTimer,
-    contract::{create, expire, grant, id, join, labels, leave, rules, save, timer},
+    contract::{create_at, expire, grant, id, join, labels, leave, limits, rules, save, timer},
 };
+use crate::sessions::SessionId;
 
 /// A change to one of few sessions and clients, so that they meet.
 #[derive(Clone, Debug)]
 pub(super) enum Op {
-    Create(u8),
+    Create(u8, u64),
     Close(u8),
     Join(u8, u8, u64, Option<u8>),
     Grant(u8, u8, u8),
     Rules(u8, Option<bool>, Option<u32>),
+    Limits(u8, Option<u64>, Option<u64>),
     Labels(u8, u8),
     Timer(u8, u8, Option<StoredTimer>),
     Fired(u8, u8, StoredTimer),
@@ -30,11 +32,12 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
     let (session, client, time, few) = (0..3_u8, 0..3_u8, 0..6_u64, 0..3_u8);
     let some_timer = (0..5_u64, prop::option::of(1..3_u64)).prop_map(|(due, every)| StoredTimer { due, every });
     prop_oneof![
-        6 => session.clone().prop_map(Op::Create),
+        6 => (session.clone(), time.clone()).prop_map(|(s, t)| Op::Create(s, t)),
         2 => session.clone().prop_map(Op::Close),
         8 => (session.clone(), client.clone(), time.clone(), prop::option::of(few.clone())).prop_map(|(s, c, t, g)| Op::Join(s, c, t, g)),
         2 => (session.clone(), client.clone(), few.clone()).prop_map(|(s, c, g)| Op::Grant(s, c, g)),
         1 => (session.clone(), any::<Option<bool>>(), prop::option::of(0..3_u32)).prop_map(|(s, l, m)| Op::Rules(s, l, m)),
+        1 => (session.clone(), prop::option::of(0..2_u64), prop::option::of(0..2_u64)).prop_map(|(s, l, e)| Op::Limits(s, l, e)),
         1 => (session.clone(), few.clone()).prop_map(|(s, l)| Op::Labels(s, l)),
         2 => (session.clone(), few.clone(), prop::option::of(some_timer.clone())).prop_map(|(s, n, t)| Op::Timer(s, n, t)),
         2 => (session.clone(), few, some_timer).prop_map(|(s, n, t)| Op::Fired(s, n, t)),
@@ -67,11 +70,12 @@ pub(super) fn state(which: u8) -> SavedState {
 impl Op {
     pub(super) fn session(&self) -> u8 {
         match self {
-            Self::Create(s)
+            Self::Create(s, _)
             | Self::Close(s)
             | Self::Join(s, ..)
             | Self::Grant(s, ..)
             | Self::Rules(s, ..)
+            | Self::Limits(s, ..)
             | Self::Labels(s, _)
             | Self::Timer(s, ..)
             | Self::Fired(s, ..)
@@ -84,7 +88,7 @@ impl Op {
     pub(super) fn change(&self) -> Change {
         let s = &self.session().to_string();
         match self {
-            Self::Create(_) => create(s),
+            Self::Create(_, t) => create_at(s, *t),
             Self::Close(_) => Change::Close(id(s)),
             Self::Join(_, c, t, None) => join(s, &c.to_string(), *t),
             Self::Join(_, c, t, Some(g)) => {
@@ -92,6 +96,7 @@ impl Op {
             }
             Self::Grant(_, c, g) => grant(s, &c.to_string(), grants(*g)),
             Self::Rules(_, l, m) => rules(s, *l, *m),
+            Self::Limits(_, l, e) => limits(s, *l, *e),
             Self::Labels(_, l) => labels(s, pairs(*l)),
             Self::Timer(_, n, t) => timer(s, &n.to_string(), *t),
             Self::Fired(_, n, t) => Change::Fired { id: id(s), name: n.to_string().into(), timer: *t },
@@ -136,24 +141,33 @@ pub(super) type Seen = Result<Option<Row>, &'static str>;
 pub(super) struct Model {
     rows: BTreeMap<u8, Row>,
     states: BTreeMap<u8, SavedState>,
+    resting: BTreeMap<u8, u64>,
 }
 
 impl Model {
     pub(super) fn expect(&mut self, op: &Op) -> Seen {
         let s = op.session();
-        if let Op::Create(_) = op {
+        if let Op::Create(_, t) = op {
             if self.rows.contains_key(&s) {
                 return Err("exists");
             }
+            if self.resting.get(&s).is_some_and(|until| until > t) {
+                return Err("resting");
+            }
+            self.resting.retain(|_, until| *until > *t);
             self.rows.insert(s, Row::default());
         }
         let row = self.rows.get_mut(&s).ok_or("no such session")?;
         let before = row.clone();
         match op {
-            Op::Create(_) => {}
+            Op::Create(..) => {}
             Op::Close(_) => {
+                let until = row.clients.iter().map(|(_, expires_at)| *expires_at).max().unwrap_or(0).max(row.extra.tokens_until);
                 self.rows.remove(&s);
                 self.states.remove(&s);
+                if until > 0 {
+                    self.resting.insert(s, until);
+                }
                 return Ok(None);
             }
             Op::Join(_, c, t, g) => {
@@ -166,7 +180,12 @@ impl Model {
                     return Err("full");
                 }
                 match row.clients.iter().position(|(known, _)| *known == name) {
-                    Some(at) => row.clients[at].1 = *t,
+                    Some(at) => {
+                        if row.clients[at].1 > *t {
+                            row.extra.tokens_until = row.extra.tokens_until.max(row.clients[at].1);
+                        }
+                        row.clients[at].1 = *t;
+                    }
                     None => row.clients.push((name.clone(), *t)),
                 }
                 if let Some(g) = g {
@@ -178,6 +197,10 @@ impl Model {
                 row.extra.locked = l.unwrap_or(row.extra.locked);
                 row.extra.max_clients = m.or(row.extra.max_clients);
             }
+            Op::Limits(_, l, e) => {
+                row.extra.lifetime = l.or(row.extra.lifetime);
+                row.extra.empty_timeout = e.or(row.extra.empty_timeout);
+            }
             Op::Labels(_, l) => row.extra.labels = pairs(*l),
             Op::Timer(_, n, t) => {
                 row.extra.timers.retain(|name, _| **name != *n.to_string());
@@ -185,10 +208,15 @@ impl Model {
             }
             Op::Fired(_, n, t) => row.extra.timers.retain(|name, set| **name != *n.to_string() || set != t),
             Op::Save(_, v) => drop(self.states.insert(s, state(*v))),
-            Op::Expire(_, now) => row.clients.retain(|(_, expires_at)| expires_at > now),
+            Op::Expire(_, now) => {
+                row.clients.retain(|(_, expires_at)| expires_at > now);
+                if row.extra.tokens_until <= *now {
+                    row.extra.tokens_until = 0;
+                }
+            }
             Op::Leave(_, c) => {
                 let at = row.clients.iter().position(|(name, _)| *name == c.to_string()).ok_or("no such client")?;
-                row.clients.remove(at);
+                row.extra.tokens_until = row.extra.tokens_until.max(row.clients.remove(at).1);
             }
         }
         // Whatever was said of strangers, or says nothing.
@@ -206,6 +234,10 @@ impl Model {
         self.rows.iter().map(|(s, row)| (s.to_string(), row.clone())).collect()
     }
 
+    pub(super) fn resting(&self) -> Vec<(SessionId, u64)> {
+        self.resting.iter().map(|(s, until)| (id(&s.to_string()), *until)).collect()
+    }
+
     pub(super) fn states(&self) -> Vec<Option<SavedState>> {
         (0..3).map(|s| self.states.get(&s).cloned()).collect()
     }
@@ -216,6 +248,7 @@ pub(super) fn seen(answer: &Applied) -> Seen {
         Ok(after) => Ok(after.as_deref().map(Row::of)),
         Err(StoreError::Exists(_)) => Err("exists"),
         Err(StoreError::NoSuchSession(_)) => Err("no such session"),
+        Err(StoreError::Resting(_)) => Err("resting"),
         Err(StoreError::Locked(_)) => Err("locked"),
         Err(StoreError::Full(_)) => Err("full"),
         Err(StoreError::NoSuchClient(_)) => Err("no such client"),

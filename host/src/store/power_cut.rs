@@ -19,7 +19,7 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture};
 
 use super::{
-    Applied, Change, SavedState, Store, StoredSession,
+    Applied, Change, Loaded, SavedState, Store, StoredSession,
     contract::{id, join, save, saved, session, wait},
     disk::{Disk, RealDisk},
     json::JsonStore,
@@ -281,12 +281,17 @@ fn put(names: &mut BTreeMap<PathBuf, Entry>, step: &Step) {
 /// Where the store's file is, from the top on: its folder is made by the store.
 const FILE: &str = "kept/sessions.json";
 
-fn open(disk: &Watched) -> (JsonStore, Vec<Arc<StoredSession>>) {
+fn open(disk: &Watched) -> (JsonStore, Loaded) {
     JsonStore::open(&disk.top.join(FILE), 0, Duration::from_secs(3600), disk.clone()).unwrap()
 }
 
 /// A session as it must be found: its clients and its state.
 type Seen = (Vec<String>, Option<SavedState>);
+
+/// Where there is no session, and its id rests.
+fn rests(until: u64) -> Seen {
+    (vec![format!("rests until {until}")], None)
+}
 
 /// What must be found of each session.
 type Expected = BTreeMap<&'static str, Option<Seen>>;
@@ -323,6 +328,9 @@ fn scenes() -> Vec<Scene> {
         one(save("3", a.clone()), "3", &[], Some(&a)),
         one(save("1", b.clone()), "1", &[], Some(&b)),
         gone("3"),
+        one(made("3", 5), "3", &[], None),
+        one(join("3", "x", 1 << 40), "3", &["x"], None),
+        vec![(Change::Close(id("3")), "3", Some(rests(1 << 40)))],
     ]
 }
 
@@ -356,7 +364,8 @@ fn found(left: &BTreeMap<PathBuf, Option<Vec<u8>>>) -> BTreeMap<String, Seen> {
         let clients = names(session).into_iter().map(|(client, _)| client).collect();
         (session.id.to_string(), (clients, wait(store.state(session.id)).unwrap()))
     };
-    loaded.iter().map(|session| seen(session)).collect()
+    let resting = loaded.resting.iter().map(|(id, until)| (id.to_string(), rests(*until)));
+    loaded.sessions.iter().map(|session| seen(session)).chain(resting).collect()
 }
 
 fn lay(left: &BTreeMap<PathBuf, Option<Vec<u8>>>, folder: &Path) {
@@ -444,9 +453,9 @@ fn what_is_acknowledged_after_a_kill_is_there_after_a_power_cut() {
         let (store, loaded) = open(&disk);
         // Nothing changes by this; all the same it is acknowledged, and so it has to be there from then on.
         let clients = |session: &StoredSession| names(session).into_iter().map(|(client, _)| client).collect::<Vec<_>>();
-        let joined: BTreeMap<_, _> = loaded.iter().map(|session| (session.id.to_string(), clients(session))).collect();
-        let joins = joined.iter().flat_map(|(number, clients)| clients.iter().map(|client| join(number, client, 5)));
-        disk.ask(&store, joins.enumerate());
+        let joined: BTreeMap<_, _> = loaded.sessions.iter().map(|session| (session.id.to_string(), clients(session))).collect();
+        let rejoin = |session: &StoredSession| names(session).into_iter().map(|(client, until)| join(&session.id.to_string(), &client, until)).collect::<Vec<_>>();
+        disk.ask(&store, loaded.sessions.iter().flat_map(|session| rejoin(session)).enumerate());
         let before = disk.account.lock().unwrap().events.len();
         for (number, change) in [made("9", 9), save("9", saved(9, "again"))].into_iter().enumerate() {
             disk.ask(&store, [(number, change)]);

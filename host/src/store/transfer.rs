@@ -5,11 +5,13 @@
 use std::{io, path::Path, sync::Arc};
 
 use super::{
-    OpenError, StoredSession,
+    Loaded, OpenError, StoredSession,
+    change::Content,
     disk::{self, beside},
     json::{self, format, states},
     lock::FileLock,
 };
+use crate::sessions::SessionId;
 
 /// The sessions in the text of a `json:` store or of the reference's `session_data.json`, in the order of their ids. Clients without an
 /// expiry get `granted_until` (seconds since the Unix epoch).
@@ -17,7 +19,7 @@ use super::{
 /// # Errors
 /// All that is wrong, each with its session or its line. No text holds a pin.
 pub fn parse(text: &[u8], granted_until: u64) -> Result<Vec<Arc<StoredSession>>, Vec<String>> {
-    Ok(format::parse_all(text, granted_until)?.into_values().collect())
+    Ok(format::parse_all(text, granted_until)?.sessions.into_values().collect())
 }
 
 /// Puts sessions into a new file of a `json:` store: whole, for its owner alone, durable when this returns. Its folder must be there.
@@ -27,7 +29,7 @@ pub fn parse(text: &[u8], granted_until: u64) -> Result<Vec<Arc<StoredSession>>,
 pub fn create(file: &Path, sessions: &[Arc<StoredSession>]) -> io::Result<()> {
     let sessions = sessions.iter().map(|session| (session.id, Arc::clone(session))).collect();
     let mut text = Vec::new();
-    format::render(&mut text, &sessions)?;
+    format::render(&mut text, &Content { sessions, ..Content::default() })?;
     write_new(file, &text)
 }
 
@@ -44,6 +46,8 @@ pub fn write_new(file: &Path, content: &[u8]) -> io::Result<()> {
 pub struct AtRest {
     /// In the order of their ids.
     pub sessions: Vec<Arc<StoredSession>>,
+    /// Ids that rest, in their order, and until when, in seconds since the Unix epoch.
+    pub resting: Vec<(SessionId, u64)>,
     /// How many of them have saved state.
     pub saved: usize,
 }
@@ -62,9 +66,10 @@ pub fn read_at_rest(file: &Path, granted_until: u64) -> Result<Option<AtRest>, O
     };
     let _lock = FileLock::if_used("store", &target, beside(&target, ".lock"))?;
     let Some(text) = json::read(&target).map_err(failed)? else { return Ok(None) };
-    let sessions = format::parse(&text, granted_until).map_err(|problem| OpenError::Unusable { file: target.clone(), problem })?;
-    let saved = states::list(&states::folder(&target), &sessions).map_err(failed)?.0.len();
-    Ok(Some(AtRest { sessions: sessions.into_values().collect(), saved }))
+    let content = format::parse(&text, granted_until).map_err(|problem| OpenError::Unusable { file: target.clone(), problem })?;
+    let saved = states::list(&states::folder(&target), &content.sessions).map_err(failed)?.0.len();
+    let Loaded { sessions, resting } = content.loaded();
+    Ok(Some(AtRest { sessions, resting, saved }))
 }
 
 #[cfg(test)]
@@ -106,8 +111,8 @@ mod tests {
             use std::os::unix::fs::PermissionsExt as _;
             assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         }
-        let (_store, sessions) = open("json:sessions.json", folder.path(), Duration::ZERO, 0).unwrap();
-        assert_eq!(sessions.len(), 2);
+        let (_store, loaded) = open("json:sessions.json", folder.path(), Duration::ZERO, 0).unwrap();
+        assert_eq!(loaded.sessions.len(), 2);
     }
 
     #[test]

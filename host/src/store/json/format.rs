@@ -12,7 +12,8 @@
 //!     }
 //! }
 //! ```
-//! Behind these come the keys of [`extra`], and last those that this version does not know.
+//! Behind these come the keys of [`extra`], and last those that this version does not know. Behind the sessions is, where there are any,
+//! `"resting": {"654321": 1735776000}`: ids that rest, and until when.
 //!
 //! Reading is strict where the meaning would be a guess, and its messages show no value: one may be a pin.
 
@@ -34,25 +35,32 @@ use serde::{
 };
 use serde_json::{Map, Number, Value};
 
-use super::super::{StoredClient, StoredSession, change::Sessions};
+use super::super::{
+    StoredClient, StoredSession,
+    change::{Content, Sessions},
+    resting::Resting,
+};
 use crate::sessions::{Pin, SessionId};
 
 /// The keys that a session can have always, in the order they are written.
 const KEYS: [&str; 6] = ["id", "pin", "type", "clients", "created_at", "expires"];
 
+/// The key behind the sessions.
+const RESTING: &str = "resting";
+
 /// The last moment that RFC 3339 can say, in milliseconds since the Unix epoch.
 const LAST_TIME: u64 = 253_402_300_799_999;
 
-/// The sessions in `bytes`, or the first thing that is wrong and where.
-pub(in crate::store) fn parse(bytes: &[u8], granted_until: u64) -> Result<Sessions, String> {
+/// What is in `bytes`, or the first thing that is wrong and where.
+pub(in crate::store) fn parse(bytes: &[u8], granted_until: u64) -> Result<Content, String> {
     read(bytes, granted_until, None)
 }
 
 /// As [`parse`], but a session that is not understood does not hide the next one: all that is wrong is told.
-pub(in crate::store) fn parse_all(bytes: &[u8], granted_until: u64) -> Result<Sessions, Vec<String>> {
+pub(in crate::store) fn parse_all(bytes: &[u8], granted_until: u64) -> Result<Content, Vec<String>> {
     let mut problems = Vec::new();
     match read(bytes, granted_until, Some(&mut problems)) {
-        Ok(sessions) if problems.is_empty() => Ok(sessions),
+        Ok(content) if problems.is_empty() => Ok(content),
         Ok(_) => Err(problems),
         Err(problem) => {
             problems.push(problem);
@@ -61,7 +69,7 @@ pub(in crate::store) fn parse_all(bytes: &[u8], granted_until: u64) -> Result<Se
     }
 }
 
-fn read(bytes: &[u8], granted_until: u64, problems: Option<&mut Vec<String>>) -> Result<Sessions, String> {
+fn read(bytes: &[u8], granted_until: u64, problems: Option<&mut Vec<String>>) -> Result<Content, String> {
     if bytes.starts_with("\u{feff}".as_bytes()) {
         return Err("line 1: it begins with a byte order mark; save it as UTF-8 without one".into());
     }
@@ -72,9 +80,9 @@ fn read(bytes: &[u8], granted_until: u64, problems: Option<&mut Vec<String>>) ->
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let file = File { granted_until, types: HashSet::new(), problems };
-    let sessions = json.deserialize_map(file).map_err(|error| error.to_string())?;
+    let content = json.deserialize_map(file).map_err(|error| error.to_string())?;
     json.end().map_err(|error| format!("something follows the JSON object: {error}"))?;
-    Ok(sessions)
+    Ok(content)
 }
 
 /// Reads the outermost object, one session at a time.
@@ -87,15 +95,26 @@ struct File<'a> {
 }
 
 impl<'de> Visitor<'de> for File<'_> {
-    type Value = Sessions;
+    type Value = Content;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object of sessions")
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut object: A) -> Result<Sessions, A::Error> {
-        let mut sessions = Sessions::new();
+    fn visit_map<A: MapAccess<'de>>(mut self, mut object: A) -> Result<Content, A::Error> {
+        let (mut sessions, mut resting) = (Sessions::new(), None);
         while let Some(key) = object.next_key::<String>()? {
+            if key == RESTING {
+                let value = object.next_value_seed(Strict)?;
+                match (&resting, ends(value)) {
+                    (Some(_), _) => self.refuse(format!("the key {key:?} is there twice"))?,
+                    (None, None) => {
+                        self.refuse(format!("its {key:?} is not an object of session ids, each with a whole number of seconds"))?
+                    }
+                    (None, read) => resting = read,
+                }
+                continue;
+            }
             let Some(id) = SessionId::parse(&key) else {
                 self.refuse(format!("{key:?} is not a session id, which is 1 to 12 decimal digits"))?;
                 object.next_value::<IgnoredAny>()?;
@@ -113,8 +132,17 @@ impl<'de> Visitor<'de> for File<'_> {
                 self.refuse(format!("session {id}: {problem}"))?;
             }
         }
-        Ok(sessions)
+        let mut resting = resting.unwrap_or_default();
+        // Nothing is made of a session that is there: what its id was before is over, or somebody has edited the file.
+        resting.retain(|(id, _)| !sessions.contains_key(id));
+        Ok(Content { sessions, resting: resting.into_iter().collect() })
     }
+}
+
+/// The ids that rest.
+fn ends(value: Value) -> Option<Vec<(SessionId, u64)>> {
+    let Value::Object(ends) = value else { return None };
+    ends.into_iter().map(|(id, until)| Some((SessionId::parse(&id)?, until.as_u64()?))).collect()
 }
 
 impl File<'_> {
@@ -255,14 +283,29 @@ impl<'de> Visitor<'de> for Strict {
 }
 
 /// Writes all sessions in the order of their ids, so that the same sessions give the same bytes.
-pub(in crate::store) fn render(to: impl io::Write, sessions: &Sessions) -> io::Result<()> {
+pub(in crate::store) fn render(to: impl io::Write, content: &Content) -> io::Result<()> {
     let pretty = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut json = serde_json::Serializer::with_formatter(to, pretty);
-    let mut object = json.serialize_map(Some(sessions.len()))?;
-    for session in sessions.values() {
+    let mut object = json.serialize_map(None)?;
+    for session in content.sessions.values() {
         SerializeMap::serialize_entry(&mut object, &format_args!("{}", session.id), &Fields(session))?;
     }
+    if !content.resting.is_empty() {
+        SerializeMap::serialize_entry(&mut object, RESTING, &Ends(&content.resting))?;
+    }
     Ok(SerializeMap::end(object)?)
+}
+
+struct Ends<'a>(&'a Resting);
+
+impl Serialize for Ends<'_> {
+    fn serialize<S: Serializer>(&self, json: S) -> Result<S::Ok, S::Error> {
+        let mut object = json.serialize_map(None)?;
+        for (id, until) in self.0.iter() {
+            object.serialize_entry(&format_args!("{id}"), &until)?;
+        }
+        object.end()
+    }
 }
 
 struct Fields<'a>(&'a StoredSession);

@@ -63,7 +63,7 @@ impl Bench {
 }
 
 fn content(bytes: &[u8]) -> Vec<(String, Clients)> {
-    format::parse(bytes, 0).unwrap().into_values().map(|session| (session.id.to_string(), names(&session))).collect()
+    format::parse(bytes, 0).unwrap().sessions.into_values().map(|session| (session.id.to_string(), names(&session))).collect()
 }
 
 fn one() -> Vec<(String, Clients)> {
@@ -235,7 +235,8 @@ fn random_faults_leave_what_was_acknowledged() {
             let (again, loaded) = JsonStore::open(&file, 0, NEVER, disk.clone()).unwrap();
             store = again;
             model.reopen();
-            prop_assert_eq!(rows(&loaded), model.rows());
+            prop_assert_eq!(rows(&loaded.sessions), model.rows());
+            prop_assert_eq!(loaded.resting, model.resting());
             let states: Vec<_> = (0..3).map(|s| wait(store.state(id(&s.to_string()))).unwrap()).collect();
             prop_assert_eq!(states, model.states());
         }
@@ -251,7 +252,7 @@ fn a_missing_file_is_an_empty_store_and_its_folders_are_made() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a/b/sessions.json");
     let (store, loaded) = open_file(&file).unwrap();
-    assert!(loaded.is_empty() && !file.exists());
+    assert!(loaded.sessions.is_empty() && !file.exists());
     wait(store.apply(create("1"))).unwrap();
     assert!(file.exists());
 }
@@ -304,7 +305,7 @@ mod unix {
             assert!(matches!(open_file(path), Err(OpenError::Lock(LockError::Held { .. }))));
         }
         wait(store.shutdown());
-        assert_eq!(open_file(&link).unwrap().1.len(), 1);
+        assert_eq!(open_file(&link).unwrap().1.sessions.len(), 1);
     }
 
     #[test]

@@ -5,8 +5,13 @@
 //! "locked": true,
 //! "max_clients": 8,
 //! "grants": {"phone": {"subscribe": ["news/#"], "publish": []}},
-//! "timers": {"round": {"due": "2025-01-01T00:00:00.000Z", "every": 1000}}
+//! "timers": {"round": {"due": "2025-01-01T00:00:00.000Z", "every": 1000}},
+//! "lifetime": 3600000,
+//! "empty_timeout": 60000,
+//! "tokens_until": 1735776000
 //! ```
+//! The times behind `timers` are milliseconds, milliseconds, and seconds since the Unix epoch.
+//!
 //! A key inside of them that is not known is refused: without it the rest would mean something else. Grants of a client that is not in the list
 //! are dropped: a version that does not know them leaves them there when the client goes.
 
@@ -23,11 +28,11 @@ use super::{Time, millis};
 use crate::store::{Extra, StoredClient, StoredTimer};
 
 /// The keys, in the order they are written.
-pub(super) const KEYS: [&str; 5] = ["labels", "locked", "max_clients", "grants", "timers"];
+pub(super) const KEYS: [&str; 8] = ["labels", "locked", "max_clients", "grants", "timers", "lifetime", "empty_timeout", "tokens_until"];
 
 /// Takes the keys out of a session's `fields`; what is left in there is kept as it is.
 pub(super) fn take(mut fields: Map<String, Value>, clients: &[StoredClient]) -> Result<Option<Box<Extra>>, String> {
-    let [labels, locked, max_clients, grants, timers] = KEYS.map(|key| fields.shift_remove(key));
+    let [labels, locked, max_clients, grants, timers, lifetime, empty_timeout, tokens_until] = KEYS.map(|key| fields.shift_remove(key));
     let mut grants: BTreeMap<Box<str>, Grants> =
         entries(grants, "its `grants` is not an object of clients, each with lists of texts in `subscribe` and `publish`", granted)?;
     if !grants.is_empty() {
@@ -53,6 +58,9 @@ pub(super) fn take(mut fields: Map<String, Value>, clients: &[StoredClient]) -> 
             "its `timers` is not an object of timers, each with a time in `due` and at most milliseconds in `every`",
             timer,
         )?,
+        lifetime: number(lifetime, "its `lifetime` is not a whole number of milliseconds")?,
+        empty_timeout: number(empty_timeout, "its `empty_timeout` is not a whole number of milliseconds")?,
+        tokens_until: number(tokens_until, "its `tokens_until` is not a whole number of seconds")?.unwrap_or_default(),
         rest: fields,
     };
     Ok((extra != Extra::default()).then(|| Box::new(extra)))
@@ -69,6 +77,10 @@ fn entries<K: From<String> + Ord, V>(
         Some(_) => return Err(otherwise.into()),
     };
     object.into_iter().map(|(key, value)| Some((key.into(), entry(value)?))).collect::<Option<_>>().ok_or_else(|| otherwise.into())
+}
+
+fn number(value: Option<Value>, otherwise: &str) -> Result<Option<u64>, String> {
+    value.map(|value| value.as_u64().ok_or_else(|| otherwise.into())).transpose()
 }
 
 fn whole(value: &Value) -> Option<u32> {
@@ -113,6 +125,15 @@ pub(super) fn write<M: SerializeMap>(extra: &Extra, object: &mut M) -> Result<()
     }
     if !extra.timers.is_empty() {
         object.serialize_entry(KEYS[4], &Timers(&extra.timers))?;
+    }
+    if let Some(lifetime) = extra.lifetime {
+        object.serialize_entry(KEYS[5], &lifetime)?;
+    }
+    if let Some(empty_timeout) = extra.empty_timeout {
+        object.serialize_entry(KEYS[6], &empty_timeout)?;
+    }
+    if extra.tokens_until > 0 {
+        object.serialize_entry(KEYS[7], &extra.tokens_until)?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     super::super::{
-        Change, Extra, Store, StoredClient,
+        Change, Extra, Loaded, Store, StoredClient,
         contract::{id, join, session, wait},
         disk::RealDisk,
         model::names,
@@ -68,7 +68,7 @@ impl Place {
 #[test]
 fn a_file_of_the_reference_loads_and_its_clients_count_as_granted() {
     let place = Place::holding(REFERENCE);
-    let (_store, loaded) = place.open().unwrap();
+    let (_store, Loaded { sessions: loaded, .. }) = place.open().unwrap();
     let [first, second] = &loaded[..] else { panic!("{loaded:?}") };
     assert_eq!((first.id, second.id), (id("000001"), id("123456")));
     assert!(second.pin.matches(Pin::parse("042").unwrap()));
@@ -82,7 +82,8 @@ fn a_file_of_the_reference_loads_and_its_clients_count_as_granted() {
 fn open_grants_from_now_on_for_the_given_time() {
     let place = Place::holding(REFERENCE);
     let url = format!("json:{}", place.file().file_name().unwrap().display());
-    let (_store, loaded) = super::super::super::open(&url, place.folder.path(), Duration::from_secs(100), 1_700_000_000).unwrap();
+    let (_store, Loaded { sessions: loaded, .. }) =
+        super::super::super::open(&url, place.folder.path(), Duration::from_secs(100), 1_700_000_000).unwrap();
     assert_eq!(names(&loaded[1])[0].1, 1_700_000_100);
 }
 
@@ -106,7 +107,7 @@ fn the_file_is_the_references_format_with_our_keys_behind() {
     }
 }"#;
     assert_eq!(written, expected);
-    let (_store, loaded) = place.open().unwrap();
+    let (_store, Loaded { sessions: loaded, .. }) = place.open().unwrap();
     assert_eq!((loaded[0].created_at, names(&loaded[0])), (1_735_689_600_123, vec![("späce unit".into(), 1_800_000_001)]));
 }
 
@@ -116,7 +117,7 @@ fn the_end_of_time_can_be_written_and_read() {
     (late.created_at, late.clients) = (u64::MAX, vec![StoredClient::Joined { client_id: "a".into(), expires_at: u64::MAX }]);
     let place = Place::holding("{}");
     place.after(Change::Create(late.into()));
-    let (_store, loaded) = place.open().unwrap();
+    let (_store, Loaded { sessions: loaded, .. }) = place.open().unwrap();
     assert_eq!((loaded[0].created_at, names(&loaded[0])), (LAST_TIME, vec![("a".into(), u64::MAX)]));
 }
 
@@ -124,7 +125,7 @@ fn the_end_of_time_can_be_written_and_read() {
 fn values_that_are_no_strings_stay_in_their_place_and_a_second_name_goes() {
     let clients = json!([null, "a", 5, "a", {"x": [1.5, true]}, "b", null, -1, []]);
     let place = Place::holding(json!({"1": {"id": "1", "pin": "2", "type": "t", "clients": clients}}).to_string());
-    let (store, loaded) = place.open().unwrap();
+    let (store, Loaded { sessions: loaded, .. }) = place.open().unwrap();
     let joined: Vec<_> = loaded[0].clients.iter().filter_map(StoredClient::client_id).collect();
     assert_eq!(joined, ["a", "b"]);
     wait(store.shutdown());
@@ -151,16 +152,45 @@ fn a_known_key_among_the_unknown_ones_is_not_written_twice() {
     odd.extra = json!({"pin": "1", "x": 2}).as_object().cloned().map(|rest| Box::new(Extra { rest, ..Extra::default() }));
     let place = Place::holding("{}");
     place.after(Change::Create(odd.into()));
-    let (_store, loaded) = place.open().unwrap();
+    let (_store, Loaded { sessions: loaded, .. }) = place.open().unwrap();
     assert!(loaded[0].pin.matches(session("1").pin));
     assert_eq!(loaded[0].extra.as_ref().map(|extra| &extra.rest), json!({"x": 2}).as_object());
+}
+
+#[test]
+fn ids_that_rest_are_behind_the_sessions() {
+    let place = Place::holding("{}");
+    place.after(Change::Create(session("007")));
+    place.after(join("007", "a", 1_800_000_001));
+    place.after(Change::Create(session("8")));
+    let with_one = place.after(Change::Close(id("007")));
+    assert!(with_one.ends_with("    },\n    \"resting\": {\n        \"007\": 1800000001\n    }\n}"), "{with_one}");
+    place.after(join("8", "a", 1_700_000_000));
+    place.after(Change::Close(id("8")));
+    let (_store, loaded) = place.open().unwrap();
+    assert_eq!((loaded.sessions.len(), loaded.resting), (0, vec![(id("8"), 1_700_000_000), (id("007"), 1_800_000_001)]));
+    // In the way of nobody, wherever it stands and whatever is edited.
+    let good = r#""77": {"id": "77", "pin": "918273", "type": "t"}"#;
+    let place = Place::holding(format!("{{\"resting\": {{\"77\": 5, \"78\": 6}}, {good}}}"));
+    let (_store, loaded) = place.open().unwrap();
+    assert_eq!((loaded.sessions.len(), loaded.resting), (1, vec![(id("78"), 6)]));
+    for (wrong, problem) in
+        [("[918273]", "not an object of session ids"), ("{\"7x\": 6}", "session ids"), ("{\"78\": \"918273\"}", "seconds")]
+    {
+        let text = format!("{{{good}, \"resting\": {wrong}}}");
+        let message = parse(text.as_bytes(), 0).unwrap_err();
+        assert!(message.contains(problem) && !message.contains("918273"), "{message}");
+        assert_eq!(parse_all(text.as_bytes(), 0).unwrap_err().len(), 1);
+    }
+    let twice = parse(format!("{{\"resting\": {{}}, {good}, \"resting\": {{}}}}").as_bytes(), 0).unwrap_err();
+    assert!(twice.contains("\"resting\" is there twice"), "{twice}");
 }
 
 #[test]
 fn sessions_of_a_type_share_its_name() {
     let one = |id: &str, name: &str| format!(r#""{id}": {{"id": "{id}", "pin": "1", "type": "{name}", "clients": []}}"#);
     let place = Place::holding(format!("{{{}, {}, {}}}", one("1", "käse/ +"), one("2", "käse/ +"), one("3", "b")));
-    let (_store, loaded) = place.open().unwrap();
+    let (_store, Loaded { sessions: loaded, .. }) = place.open().unwrap();
     assert_eq!(&*loaded[0].type_name, "käse/ +", "taken as it is");
     assert!(Arc::ptr_eq(&loaded[0].type_name, &loaded[1].type_name));
     assert_eq!(&*loaded[2].type_name, "b");

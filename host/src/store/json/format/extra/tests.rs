@@ -11,25 +11,25 @@ use super::{
 };
 use crate::store::{
     StoredSession,
-    change::Sessions,
+    change::Content,
     contract::{id, publishing, session},
 };
 
-fn holding(extra: Extra, clients: &[&str]) -> Sessions {
+fn holding(extra: Extra, clients: &[&str]) -> Content {
     let mut record = StoredSession::clone(&session("1"));
     record.clients = clients.iter().map(|name| StoredClient::Joined { client_id: (*name).into(), expires_at: 5 }).collect();
     record.extra = Some(Box::new(extra));
-    [(record.id, Arc::new(record))].into()
+    Content { sessions: [(record.id, Arc::new(record))].into(), ..Content::default() }
 }
 
-fn written(sessions: &Sessions) -> String {
+fn written(content: &Content) -> String {
     let mut bytes = Vec::new();
-    render(&mut bytes, sessions).unwrap();
+    render(&mut bytes, content).unwrap();
     String::from_utf8(bytes).unwrap()
 }
 
 fn read(text: &str) -> Result<Option<Extra>, String> {
-    Ok(parse(text.as_bytes(), 0)?[&id("1")].extra.as_deref().cloned())
+    Ok(parse(text.as_bytes(), 0)?.sessions[&id("1")].extra.as_deref().cloned())
 }
 
 fn everything() -> Extra {
@@ -43,6 +43,9 @@ fn everything() -> Extra {
             ("end".into(), StoredTimer { due: 1_735_689_600_000, every: None }),
         ]
         .into(),
+        lifetime: Some(0),
+        empty_timeout: Some(60_000),
+        tokens_until: 7,
         rest: json!({"x": [1]}).as_object().cloned().unwrap(),
     }
 }
@@ -73,6 +76,9 @@ fn the_keys_stand_behind_the_others_and_before_the_unknown_ones() {
                 "every": 1000
             }
         },
+        "lifetime": 0,
+        "empty_timeout": 60000,
+        "tokens_until": 7,
         "x": [
             1
         ]
@@ -85,7 +91,7 @@ fn the_keys_stand_behind_the_others_and_before_the_unknown_ones() {
 
 #[test]
 fn what_says_nothing_is_not_kept() {
-    let nothing = r#""labels": {}, "locked": false, "grants": {"phone": {}, "gone": {"publish": []}}, "timers": {}"#;
+    let nothing = r#""labels": {}, "locked": false, "grants": {"phone": {}, "gone": {"publish": []}}, "timers": {}, "tokens_until": 0"#;
     let text = written(&holding(Extra::default(), &["phone"]));
     assert!(!text.contains("labels"));
     assert_eq!(read(&text), Ok(None));
@@ -123,6 +129,9 @@ fn what_would_be_a_guess_is_refused_without_its_value() {
         ("grants", r#"{"phone": {"subscribe": ["hunter2", 4]}}"#, "an object of clients"),
         ("grants", r#"{"phone": {"retain": "hunter2"}}"#, "an object of clients"),
         ("grants", r#"{"gone": {"retain": "hunter2"}}"#, "an object of clients"),
+        ("lifetime", r#""hunter2""#, "a whole number of milliseconds"),
+        ("empty_timeout", "-1", "a whole number of milliseconds"),
+        ("tokens_until", "1.5", "a whole number of seconds"),
         ("timers", r#"["hunter2"]"#, "an object of timers"),
         ("timers", r#"{"t": "hunter2"}"#, "an object of timers"),
         ("timers", r#"{"t": {}}"#, "an object of timers"),
@@ -168,9 +177,11 @@ fn any_extra() -> impl Strategy<Value = Extra> {
         prop::collection::btree_map(any::<String>().prop_map(Box::<str>::from), timer, 0..3),
         prop::collection::btree_map("[a-z]{1,2}", prop::sample::select(vec![json!(null), json!({"a": [1.5]}), json!("x")]), 0..3),
     );
-    (maps, any::<bool>(), any::<Option<u32>>()).prop_map(|((labels, grants, timers, rest), locked, max_clients)| {
+    let numbers = (any::<Option<u64>>(), any::<Option<u64>>(), any::<u64>());
+    (maps, any::<bool>(), any::<Option<u32>>(), numbers).prop_map(|((labels, grants, timers, rest), locked, max_clients, numbers)| {
         let rest = rest.into_iter().filter(|(key, _)| key != "id").collect();
-        Extra { labels, locked, max_clients, grants, timers, rest }
+        let (lifetime, empty_timeout, tokens_until) = numbers;
+        Extra { labels, locked, max_clients, grants, timers, lifetime, empty_timeout, tokens_until, rest }
     })
 }
 
@@ -180,7 +191,7 @@ proptest! {
         let sessions = holding(extra.clone(), &["phone", "späce unit", "\u{1}\""]);
         let text = written(&sessions);
         let again = parse(text.as_bytes(), 0).unwrap();
-        prop_assert_eq!(again[&id("1")].extra.as_deref().cloned().unwrap_or_default(), extra);
+        prop_assert_eq!(again.sessions[&id("1")].extra.as_deref().cloned().unwrap_or_default(), extra);
         prop_assert_eq!(written(&again), text);
     }
 }
