@@ -85,6 +85,11 @@ impl JsonStore {
             None => Content::default(),
             Some(bytes) => format::parse(&bytes, granted_until).map_err(unusable)?,
         };
+        // Whoever was killed here may have left names that are not durable yet; nothing is built on them before they are.
+        let folder = folder_of(&target);
+        let unsettled = disk.sync_folder(folder).is_err();
+        // As far as this host may: it is not its own.
+        let _ = disk.sync_folder(folder_of(folder));
         let states = States::open(&disk, &target, &content.sessions).map_err(failed)?;
         let loaded = content.loaded();
         let trouble = Trouble::default();
@@ -97,7 +102,7 @@ impl JsonStore {
             target,
             temporary,
             trouble: Arc::clone(&trouble),
-            unsettled: false,
+            unsettled,
             retry,
             _lock: lock,
         };

@@ -225,7 +225,8 @@ impl Reckoned {
             Event::Remove(path) => vec![(path.clone(), None)],
             Event::MakeFolder(path) => vec![(path.clone(), Some(Entry::Folder))],
             Event::SyncFolder(folder) => {
-                let (synced, pending): (Vec<Step>, _) = mem::take(&mut self.pending).into_iter().partition(|step| step[0].0.parent() == Some(folder));
+                let (synced, pending): (Vec<Step>, _) =
+                    mem::take(&mut self.pending).into_iter().partition(|step| step[0].0.parent() == Some(folder));
                 self.pending = pending;
                 for step in synced {
                     put(&mut self.certain, &step);
@@ -242,7 +243,8 @@ impl Reckoned {
     fn left(&self) -> BTreeSet<BTreeMap<PathBuf, Option<Vec<u8>>>> {
         assert!(self.pending.len() <= 8, "too much is pending to look at each: {:?}", self.pending);
         let happened = 0..1_u32 << self.pending.len();
-        let all = happened.flat_map(|happened| [Unsynced::Nothing, Unsynced::Half, Unsynced::All].map(|unsynced| self.image(happened, unsynced)));
+        let all =
+            happened.flat_map(|happened| [Unsynced::Nothing, Unsynced::Half, Unsynced::All].map(|unsynced| self.image(happened, unsynced)));
         all.collect()
     }
 
@@ -299,9 +301,10 @@ type Expected = BTreeMap<&'static str, Option<Seen>>;
 /// A change of a session, and what is left of the session then.
 type Scene = Vec<(Change, &'static str, Option<Seen>)>;
 
-fn made(number: &str, created_at: u64) -> Change {
+/// As one is made that much later, when the tokens that end at 5 are over.
+fn made(number: &str, later: u64) -> Change {
     let mut made = StoredSession::clone(&session(number));
-    made.created_at = created_at;
+    made.created_at += later;
     Change::Create(made.into())
 }
 
@@ -364,7 +367,7 @@ fn found(left: &BTreeMap<PathBuf, Option<Vec<u8>>>) -> BTreeMap<String, Seen> {
         let clients = names(session).into_iter().map(|(client, _)| client).collect();
         (session.id.to_string(), (clients, wait(store.state(session.id)).unwrap()))
     };
-    let resting = loaded.resting.iter().map(|(id, until)| (id.to_string(), rests(*until)));
+    let resting = loaded.resting.iter().filter(|(_, until)| *until > 5).map(|(id, until)| (id.to_string(), rests(*until)));
     loaded.sessions.iter().map(|session| seen(session)).chain(resting).collect()
 }
 
@@ -381,7 +384,8 @@ fn lay(left: &BTreeMap<PathBuf, Option<Vec<u8>>>, folder: &Path) {
 
 /// What is to be found after the events up to a point: by session, as acknowledged, and as it may be besides.
 fn expected(events: &[Event], outcomes: &[(&'static str, Option<Seen>)]) -> (Expected, Expected) {
-    let answered: BTreeSet<_> = events.iter().filter_map(|event| if let Event::Answered(number) = event { Some(*number) } else { None }).collect();
+    let answered: BTreeSet<_> =
+        events.iter().filter_map(|event| if let Event::Answered(number) = event { Some(*number) } else { None }).collect();
     let (mut certain, mut possible) = (Expected::new(), Expected::new());
     for (number, (session, seen)) in outcomes.iter().enumerate() {
         if answered.contains(&number) {
@@ -398,7 +402,10 @@ fn check(found: &BTreeMap<String, Seen>, (certain, possible): &(Expected, Expect
     for session in ["1", "2", "3"] {
         let (seen, acknowledged) = (found.get(session), certain.get(session).and_then(Option::as_ref));
         let under_way = possible.get(session).map(Option::as_ref);
-        assert!(seen == acknowledged || Some(seen) == under_way, "{what}: session {session}: {seen:?}, acknowledged {acknowledged:?}, or {under_way:?}");
+        assert!(
+            seen == acknowledged || Some(seen) == under_way,
+            "{what}: session {session}: {seen:?}, acknowledged {acknowledged:?}, or {under_way:?}"
+        );
     }
     assert!(found.keys().all(|number| ["1", "2", "3"].contains(&&**number)), "{what}: {found:?}");
 }
@@ -418,11 +425,14 @@ fn what_was_acknowledged_is_there_wherever_the_power_goes() {
         let expected = expected(&events[..point], &outcomes);
         let left = reckoned.left();
         images += left.len();
-        let all: BTreeSet<_> = left.iter().map(|left| {
-            let found = found(left);
-            check(&found, &expected, &format!("before {:?}", events.get(point)));
-            found.into_iter().map(|(number, (clients, state))| (number, clients, state.map(|state| state.version))).collect::<Vec<_>>()
-        }).collect();
+        let all: BTreeSet<_> = left
+            .iter()
+            .map(|left| {
+                let found = found(left);
+                check(&found, &expected, &format!("before {:?}", events.get(point)));
+                found.into_iter().map(|(number, (clients, state))| (number, clients, state.map(|state| state.version))).collect::<Vec<_>>()
+            })
+            .collect();
         both += usize::from(all.len() > 1);
     }
     let answered = events.iter().filter(|event| matches!(event, Event::Answered(_))).count();
@@ -454,7 +464,9 @@ fn what_is_acknowledged_after_a_kill_is_there_after_a_power_cut() {
         // Nothing changes by this; all the same it is acknowledged, and so it has to be there from then on.
         let clients = |session: &StoredSession| names(session).into_iter().map(|(client, _)| client).collect::<Vec<_>>();
         let joined: BTreeMap<_, _> = loaded.sessions.iter().map(|session| (session.id.to_string(), clients(session))).collect();
-        let rejoin = |session: &StoredSession| names(session).into_iter().map(|(client, until)| join(&session.id.to_string(), &client, until)).collect::<Vec<_>>();
+        let rejoin = |session: &StoredSession| {
+            names(session).into_iter().map(|(client, until)| join(&session.id.to_string(), &client, until)).collect::<Vec<_>>()
+        };
         disk.ask(&store, loaded.sessions.iter().flat_map(|session| rejoin(session)).enumerate());
         let before = disk.account.lock().unwrap().events.len();
         for (number, change) in [made("9", 9), save("9", saved(9, "again"))].into_iter().enumerate() {

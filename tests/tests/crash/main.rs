@@ -4,8 +4,8 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
 
-mod known;
 mod kill;
+mod known;
 
 use std::path::PathBuf;
 
