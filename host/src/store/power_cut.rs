@@ -19,7 +19,7 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture};
 
 use super::{
-    Applied, Change, Loaded, SavedState, Store, StoredSession,
+    Applied, Change, Loaded, SavedState, Store, StoreError, StoredSession,
     contract::{id, join, save, saved, session, wait},
     disk::{Disk, RealDisk},
     json::JsonStore,
@@ -37,8 +37,10 @@ enum Event {
     Remove(PathBuf),
     MakeFolder(PathBuf),
     SyncFolder(PathBuf),
-    /// Not the disk's: the change of this number was answered.
-    Answered(usize),
+    /// Not the disk's: the change of this number was acknowledged.
+    Acknowledged(usize),
+    /// It was refused.
+    Refused(usize),
 }
 
 /// Changes that were asked for: number and answer.
@@ -49,6 +51,8 @@ struct Account {
     events: Vec<Event>,
     files: usize,
     asked: Asked,
+    /// The folder whose next sync fails, from the top on.
+    fails: Option<PathBuf>,
 }
 
 impl Account {
@@ -58,8 +62,11 @@ impl Account {
         asked.retain_mut(|(number, answer)| match answer.now_or_never() {
             None => true,
             Some(answer) => {
-                answer.unwrap_or_else(|error| panic!("change {number}: {error}"));
-                events.push(Event::Answered(*number));
+                events.push(match answer {
+                    Ok(_) => Event::Acknowledged(*number),
+                    Err(StoreError::Write(_)) => Event::Refused(*number),
+                    Err(error) => panic!("change {number}: {error}"),
+                });
                 false
             }
         });
@@ -155,7 +162,12 @@ impl Disk for Watched {
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        self.begin(|_| Event::SyncFolder(self.inside(folder)));
+        let folder = self.inside(folder);
+        let fails = self.account.lock().unwrap().fails.take_if(|failing| *failing == folder);
+        if fails.is_some() {
+            return Err(io::Error::other("as ordered"));
+        }
+        self.begin(|_| Event::SyncFolder(folder));
         Ok(())
     }
 
@@ -233,7 +245,7 @@ impl Reckoned {
                 }
                 return;
             }
-            Event::Answered(_) => return,
+            Event::Acknowledged(_) | Event::Refused(_) => return,
         };
         put(&mut self.now, &step);
         self.pending.push(step);
@@ -298,8 +310,8 @@ fn rests(until: u64) -> Seen {
 /// What must be found of each session.
 type Expected = BTreeMap<&'static str, Option<Seen>>;
 
-/// A change of a session, and what is left of the session then.
-type Scene = Vec<(Change, &'static str, Option<Seen>)>;
+/// The folder whose sync fails, and changes: of which session, and what is left of the session then.
+type Scene = (Option<&'static str>, Vec<(Change, &'static str, Option<Seen>)>);
 
 /// As one is made that much later, when the tokens that end at 5 are over.
 fn made(number: &str, later: u64) -> Change {
@@ -317,31 +329,36 @@ fn scenes() -> Vec<Scene> {
     // More than one buffer, so that it comes in several writes.
     let [a, b, c] = [saved(1, "first"), saved(2, vec![7; 150_000]), saved(3, "third")];
     let joined = |number: &'static str, client| join(number, client, 5);
+    let fine = |changes: Vec<_>| (None, changes);
     vec![
-        one(made("1", 1), "1", &[], None),
-        one(joined("1", "x"), "1", &["x"], None),
-        one(save("1", a.clone()), "1", &["x"], Some(&a)),
-        one(made("2", 2), "2", &[], None),
-        one(save("1", b.clone()), "1", &["x"], Some(&b)),
-        [one(save("1", c.clone()), "1", &["x"], Some(&c)), one(save("2", b.clone()), "2", &[], Some(&b))].concat(),
-        [one(joined("1", "y"), "1", &["x", "y"], Some(&c)), gone("2"), one(made("3", 3), "3", &[], None)].concat(),
-        gone("1"),
+        fine(one(made("1", 1), "1", &[], None)),
+        fine(one(joined("1", "x"), "1", &["x"], None)),
+        fine(one(save("1", a.clone()), "1", &["x"], Some(&a))),
+        fine(one(made("2", 2), "2", &[], None)),
+        fine(one(save("1", b.clone()), "1", &["x"], Some(&b))),
+        fine([one(save("1", c.clone()), "1", &["x"], Some(&c)), one(save("2", b.clone()), "2", &[], Some(&b))].concat()),
+        // Refused, and so it is not there once that is said.
+        (Some("kept"), one(joined("1", "z"), "1", &["x", "z"], Some(&c))),
+        (Some("kept/sessions.json.state"), one(save("1", a.clone()), "1", &["x"], Some(&a))),
+        fine([one(joined("1", "y"), "1", &["x", "y"], Some(&c)), gone("2"), one(made("3", 3), "3", &[], None)].concat()),
+        fine(gone("1")),
         // The same id again: what was saved for the session before is not its own.
-        one(made("1", 4), "1", &[], None),
-        one(save("3", a.clone()), "3", &[], Some(&a)),
-        one(save("1", b.clone()), "1", &[], Some(&b)),
-        gone("3"),
-        one(made("3", 5), "3", &[], None),
-        one(join("3", "x", 1 << 40), "3", &["x"], None),
-        vec![(Change::Close(id("3")), "3", Some(rests(1 << 40)))],
+        fine(one(made("1", 4), "1", &[], None)),
+        fine(one(save("3", a.clone()), "3", &[], Some(&a))),
+        fine(one(save("1", b.clone()), "1", &[], Some(&b))),
+        fine(gone("3")),
+        fine(one(made("3", 5), "3", &[], None)),
+        fine(one(join("3", "x", 1 << 40), "3", &["x"], None)),
+        fine(vec![(Change::Close(id("3")), "3", Some(rests(1 << 40)))]),
     ]
 }
 
 /// Plays scenes; what each of their changes, by number, was to make of its session.
 fn play(disk: &Watched, store: &JsonStore, scenes: Vec<Scene>) -> Vec<(&'static str, Option<Seen>)> {
     let mut outcomes = Vec::new();
-    for scene in scenes {
+    for (fails, scene) in scenes {
         let first = outcomes.len();
+        disk.account.lock().unwrap().fails = fails.map(PathBuf::from);
         let (changes, made): (Vec<_>, Vec<_>) = scene.into_iter().map(|(change, number, seen)| (change, (number, seen))).unzip();
         outcomes.extend(made);
         disk.ask(store, changes.into_iter().enumerate().map(|(at, change)| (first + at, change)));
@@ -384,13 +401,12 @@ fn lay(left: &BTreeMap<PathBuf, Option<Vec<u8>>>, folder: &Path) {
 
 /// What is to be found after the events up to a point: by session, as acknowledged, and as it may be besides.
 fn expected(events: &[Event], outcomes: &[(&'static str, Option<Seen>)]) -> (Expected, Expected) {
-    let answered: BTreeSet<_> =
-        events.iter().filter_map(|event| if let Event::Answered(number) = event { Some(*number) } else { None }).collect();
+    let has = |event| events.contains(&event);
     let (mut certain, mut possible) = (Expected::new(), Expected::new());
     for (number, (session, seen)) in outcomes.iter().enumerate() {
-        if answered.contains(&number) {
+        if has(Event::Acknowledged(number)) {
             certain.insert(session, seen.clone());
-        } else {
+        } else if !has(Event::Refused(number)) {
             // The first that is not answered is the one under way.
             possible.entry(session).or_insert_with(|| seen.clone());
         }
@@ -435,10 +451,11 @@ fn what_was_acknowledged_is_there_wherever_the_power_goes() {
             .collect();
         both += usize::from(all.len() > 1);
     }
-    let answered = events.iter().filter(|event| matches!(event, Event::Answered(_))).count();
-    assert_eq!(answered, outcomes.len());
+    let count = |of: fn(&Event) -> bool| events.iter().filter(|event| of(event)).count();
+    let (done, refused) = (count(|event| matches!(event, Event::Acknowledged(_))), count(|event| matches!(event, Event::Refused(_))));
+    assert_eq!((done + refused, refused), (outcomes.len(), 2));
     // Enough to be believed: points, disks that a power cut may leave, and points after which there may be the one or the other.
-    assert!(events.len() > 100 && images > 300 && both > answered / 2, "{} points, {images} images, {both} undecided", events.len());
+    assert!(events.len() > 100 && images > 300 && both > done / 2, "{} points, {images} images, {both} undecided", events.len());
 }
 
 #[test]
@@ -452,7 +469,7 @@ fn what_is_acknowledged_after_a_kill_is_there_after_a_power_cut() {
     for point in 0..=events.len() {
         match point.checked_sub(1).map(|last| &events[last]) {
             None => {}
-            Some(Event::Answered(_)) => continue,
+            Some(Event::Acknowledged(_) | Event::Refused(_)) => continue,
             Some(last) => killed.apply(last),
         }
         // The program that comes next sees all of it, which says nothing of a power cut.
