@@ -33,6 +33,8 @@ pub struct HostOptions {
     disk: Option<u32>,
     /// Whom clients of listeners over TLS trust.
     trust: Option<Trust>,
+    /// The program that runs the host, with its arguments.
+    wrapper: Vec<String>,
     /// Whether the folder has its settings file already.
     written: bool,
 }
@@ -40,7 +42,8 @@ pub struct HostOptions {
 impl Default for HostOptions {
     /// All ports chosen by the system, the store in the host's own folder, all types of the tests, logs at level trace.
     fn default() -> Self {
-        let mut options = Self { settings: BTreeMap::new(), environment: Vec::new(), disk: None, trust: None, written: false };
+        let (settings, environment, wrapper) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let mut options = Self { settings, environment, disk: None, trust: None, wrapper, written: false };
         for (key, value) in [
             ("admin.listen", "127.0.0.1:0"),
             ("iot.listen", "127.0.0.1:0"),
@@ -88,6 +91,13 @@ impl HostOptions {
     #[must_use]
     pub fn small_disk(mut self, kilobytes: u32) -> Self {
         self.disk = Some(kilobytes);
+        self
+    }
+
+    /// Starts the host by this program, to whose arguments its own are added, and which becomes the host.
+    #[must_use]
+    pub fn under(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -172,12 +182,24 @@ impl Host {
     /// When it does not get ready.
     #[must_use]
     pub fn start_in(folder: TempDir, options: HostOptions) -> Self {
+        let mut host = Self::spawn_in(folder, options);
+        host.wait_ready();
+        host
+    }
+
+    /// As [`Host::start_in`], where the host may refuse to start: the second value is how it ended then. Its log has what it said.
+    #[must_use]
+    pub fn try_start_in(folder: TempDir, options: HostOptions) -> (Self, Option<ExitStatus>) {
+        let mut host = Self::spawn_in(folder, options);
+        let ended = host.ready_or_ended();
+        (host, ended)
+    }
+
+    fn spawn_in(folder: TempDir, options: HostOptions) -> Self {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let child = spawn(folder.path(), &options);
         let (mqtt, mqtt_websocket, mqtt_tls, mqtt_websocket_tls) = (None, None, None, None);
-        let mut host = Self { admin: nowhere, iot: nowhere, mqtt, mqtt_websocket, mqtt_tls, mqtt_websocket_tls, options, folder, child };
-        host.wait_ready();
-        host
+        Self { admin: nowhere, iot: nowhere, mqtt, mqtt_websocket, mqtt_tls, mqtt_websocket_tls, options, folder, child }
     }
 
     /// Its state folder as it sees it, its own disk included.
@@ -235,14 +257,25 @@ impl Host {
     }
 
     fn wait_ready(&mut self) {
+        if let Some(status) = self.ready_or_ended() {
+            panic!("the host ended before it was ready: {status}");
+        }
+    }
+
+    /// How it ended, where it did so before it was ready.
+    fn ready_or_ended(&mut self) -> Option<ExitStatus> {
         let file = self.folder.path().join("ready.json");
-        let ready: Value = until("the ready file", || {
+        let ready: Result<Value, ExitStatus> = until("the ready file", || {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
-                panic!("the host ended before it was ready: {status}");
+                return Some(Err(status));
             }
             // It is renamed into place, so where it is there it is whole.
-            fs::read(&file).ok().map(|text| serde_json::from_slice(&text).expect("the ready file is JSON"))
+            fs::read(&file).ok().map(|text| Ok(serde_json::from_slice(&text).expect("the ready file is JSON")))
         });
+        let ready = match ready {
+            Ok(ready) => ready,
+            Err(status) => return Some(status),
+        };
         let address = |name: &str| -> Option<SocketAddr> {
             let value = ready.get(name)?;
             let value = value.as_str().or_else(|| value.get(0)?.as_str())?;
@@ -252,6 +285,7 @@ impl Host {
         self.iot = address("iot").expect("the ready file names the IoT port");
         (self.mqtt, self.mqtt_websocket) = (address("mqtt"), address("mqtt_websocket"));
         (self.mqtt_tls, self.mqtt_websocket_tls) = (address("mqtt_tls"), address("mqtt_websocket_tls"));
+        None
     }
 
     /// Asks the host to end and waits for it.
@@ -311,12 +345,6 @@ impl Host {
         self.child = spawn(self.folder.path(), &self.options);
         std::thread::sleep(after);
         self.kill();
-    }
-
-    /// Its process id.
-    #[must_use]
-    pub fn process(&self) -> u32 {
-        self.child.id()
     }
 
     /// Where its settings, state and log are.
@@ -463,7 +491,7 @@ fn spawn(folder: &Path, options: &HostOptions) -> Child {
     }
     let log = File::options().create(true).append(true).open(log_file(folder)).expect("the log can be opened");
     let mut command = match options.disk {
-        None => command(&[]),
+        None => command(&options.wrapper.iter().map(String::as_str).collect::<Vec<_>>()),
         Some(kilobytes) => {
             let state = folder.join("state");
             fs::create_dir_all(&state).expect("a state folder");

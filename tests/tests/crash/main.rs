@@ -4,12 +4,15 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
 
+mod damage;
+mod disk;
 mod kill;
 mod known;
+mod order;
 
-use std::path::PathBuf;
+use std::path::Path;
 
-use conductor_tests::{Host, HostOptions};
+use conductor_tests::HostOptions;
 use serde_json::json;
 
 /// A store that survives the process.
@@ -26,8 +29,19 @@ impl Medium {
         }
     }
 
-    fn path(self, host: &Host) -> PathBuf {
-        host.folder().join(self.file())
+    /// Whether a file in the state folder is what one session has saved, and nothing else.
+    fn is_of_one_session(self, name: &Path) -> bool {
+        match self {
+            Self::Json => name.extension().is_some_and(|end| end == "state"),
+        }
+    }
+
+    /// The bits whose flips a host can tell in this file. Sessions as JSON are there for people to edit, so a digit in place of another one is taken for theirs.
+    fn flips(self, name: &Path) -> &'static [u8] {
+        match self {
+            Self::Json if !self.is_of_one_session(name) => &[7],
+            Self::Json => &[0, 1, 2, 3, 4, 5, 6, 7],
+        }
     }
 
     /// A host on this store, with the conductor that keeps what it is told to.
