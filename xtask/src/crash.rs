@@ -28,7 +28,8 @@ impl Options {
         for pair in arguments.chunks(2) {
             match pair {
                 [name, value] if name == "--rounds" => {
-                    options.rounds = value.parse().ok().filter(|rounds| *rounds > 0).ok_or_else(|| format!("{value:?} is no number of rounds"))?;
+                    options.rounds =
+                        value.parse().ok().filter(|rounds| *rounds > 0).ok_or_else(|| format!("{value:?} is no number of rounds"))?;
                 }
                 [name, value] if name == "--store" => {
                     options.stores.retain(|store| store == value);

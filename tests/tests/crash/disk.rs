@@ -1,9 +1,9 @@
 //! A disk that is full, and one that fails: what cannot be kept is refused, the host goes on from memory and recovers by itself, and a restart finds what was
 //! acknowledged and nothing that was refused, also where the disk still fails when the host is killed.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, thread};
 
-use conductor_tests::{Host, HostOptions, Response, Session, artefacts, http, until};
+use conductor_tests::{Host, Response, Session, http, until};
 use serde_json::{Value, json};
 
 use super::Medium;
@@ -13,13 +13,10 @@ fn a_full_disk_refuses_changes_and_loses_nothing_json() {
     full(Medium::Json);
 }
 
-/// A save needs room of its own: its file, beside the sessions.
 #[test]
 fn a_failing_disk_refuses_changes_and_brings_none_of_them_back_json() {
     // Writing and all that follows, syncs of files, of folders alone (when the new file is in its place already), renaming.
-    for calls in ["wsfr", "s", "f", "r"] {
-        failing(Medium::Json, calls);
-    }
+    failing(Medium::Json, &["wsfr", "s", "f", "r"]);
 }
 
 /// Session `kept` has the client `before` and the state 1; `bare` has nothing.
@@ -135,26 +132,29 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A library that lets the disk fail for who loads it: see the file.
-fn with_shim(options: HostOptions, folder: &Path, orders: &Path) -> HostOptions {
+/// One host for each of these kinds of calls that fail, all at once: that it recovers by itself takes seconds.
+fn failing(medium: Medium, calls: &[&str]) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("shim/eio.c");
-    let library = artefacts::folder().join(format!("libeio-{}.so", std::process::id()));
-    let built =
-        Command::new("gcc").args(["-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
-    assert!(built.unwrap_or_else(|e| panic!("gcc: {e}; install it")).success());
-    let path = |path: &Path| path.display().to_string();
-    options.environment("LD_PRELOAD", &path(&library)).environment("DISK_FOLDER", &path(folder)).environment("DISK_FAILS", &path(orders))
+    let place = tempfile::tempdir().unwrap();
+    let shim = place.path().join("eio.so");
+    let built = Command::new("gcc").args(["-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", "-o"]).arg(&shim).arg(source).status();
+    assert!(built.unwrap_or_else(|e| panic!("gcc: {e}; install it, or run `cargo xtask test`, which does")).success());
+    thread::scope(|scope| calls.iter().for_each(|calls| drop(scope.spawn(|| failing_at(medium, &shim, calls)))));
 }
 
-fn failing(medium: Medium, calls: &str) {
+fn failing_at(medium: Medium, shim: &Path, calls: &str) {
     let folder = tempfile::tempdir().unwrap();
     let orders = folder.path().join("orders");
-    let options = with_shim(medium.options(), &folder.path().join("state"), &orders);
+    let path = |path: &Path| path.display().to_string();
+    let options = medium.options().environment("LD_PRELOAD", &path(shim)).environment("DISK_FAILS", &path(&orders));
+    let options = options.environment("DISK_FOLDER", &path(&folder.path().join("state")));
     let mut host = Host::start_in(folder, options);
     let before = Before::new(&host);
 
     fs::write(&orders, calls).unwrap();
     before.assert_refused(&host);
+    // Nothing that comes later may be what takes it back.
+    problem(&create(&host), 503, "store_unavailable");
     host.kill();
     fs::remove_file(&orders).unwrap();
     host.start_again();
