@@ -79,6 +79,13 @@ impl HostOptions {
         self.set(&format!("types.{type_name}.plugin"), json!(file))
     }
 
+    /// Takes a type away.
+    #[must_use]
+    pub fn without(mut self, type_name: &str) -> Self {
+        self.settings.retain(|(section, _), _| *section != format!("types.{type_name}"));
+        self
+    }
+
     /// Sets a variable of the host's environment.
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {

@@ -64,7 +64,7 @@ fn run(medium: Medium) {
         } else {
             total.idle += 1;
         }
-        if any_number() % 4 == 0 {
+        if any_number().is_multiple_of(4) {
             // It may be killed while it puts things in order, too.
             host.start_and_kill(Duration::from_micros(any_number() % 80_000));
         }

@@ -49,7 +49,8 @@ impl Medium {
         let scheme = match self {
             Self::Json => "json",
         };
-        let options = HostOptions::default().plugin("echo", "conductor_test_echo");
+        // Nothing that a start would spend time on.
+        let options = HostOptions::default().without("default").without("active").plugin("echo", "conductor_test_echo");
         // Ids that no later session gets by chance.
         let options = options.set("store.url", json!(format!("{scheme}:{}", self.file()))).set("sessions.id_digits", json!(9));
         options.set("log.level", json!("warn"))
