@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The stores that keep, by the names of their tests.
-const STORES: &[&str] = &["json"];
+const STORES: &[&str] = &["json", "sqlite"];
 
 const ROUNDS: usize = 2000;
 

@@ -17,6 +17,11 @@ fn json() {
     damage(Medium::Json);
 }
 
+#[test]
+fn sqlite() {
+    damage(Medium::Sqlite);
+}
+
 /// Of each store.
 const FILES: usize = 50;
 

@@ -14,9 +14,20 @@ fn a_full_disk_refuses_changes_and_loses_nothing_json() {
 }
 
 #[test]
+fn a_full_disk_refuses_changes_and_loses_nothing_sqlite() {
+    full(Medium::Sqlite);
+}
+
+#[test]
 fn a_failing_disk_refuses_changes_and_brings_none_of_them_back_json() {
     // Writing and all that follows, syncs of files, of folders alone (when the new file is in its place already), renaming.
     failing(Medium::Json, &["wsfr", "s", "f", "r"]);
+}
+
+#[test]
+fn a_failing_disk_refuses_changes_and_brings_none_of_them_back_sqlite() {
+    // Folders are synced and files renamed where it is made, and never again.
+    failing(Medium::Sqlite, &["ws", "w", "s"]);
 }
 
 /// Session `kept` has the client `before` and the state 1; `bare` has nothing.

@@ -27,6 +27,11 @@ fn json() {
     run(Medium::Json);
 }
 
+#[test]
+fn sqlite() {
+    run(Medium::Sqlite);
+}
+
 /// What came of all rounds.
 #[derive(Debug, Default)]
 struct Total {

@@ -19,6 +19,7 @@ use serde_json::json;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Medium {
     Json,
+    Sqlite,
 }
 
 impl Medium {
@@ -26,6 +27,7 @@ impl Medium {
     fn file(self) -> &'static str {
         match self {
             Self::Json => "state/sessions.json",
+            Self::Sqlite => "state/sessions.db",
         }
     }
 
@@ -33,6 +35,7 @@ impl Medium {
     fn is_of_one_session(self, name: &Path) -> bool {
         match self {
             Self::Json => name.extension().is_some_and(|end| end == "state"),
+            Self::Sqlite => false,
         }
     }
 
@@ -40,7 +43,7 @@ impl Medium {
     fn flips(self, name: &Path) -> &'static [u8] {
         match self {
             Self::Json if !self.is_of_one_session(name) => &[7],
-            Self::Json => &[0, 1, 2, 3, 4, 5, 6, 7],
+            Self::Json | Self::Sqlite => &[0, 1, 2, 3, 4, 5, 6, 7],
         }
     }
 
@@ -48,6 +51,7 @@ impl Medium {
     fn options(self) -> HostOptions {
         let scheme = match self {
             Self::Json => "json",
+            Self::Sqlite => "sqlite",
         };
         // Nothing that a start would spend time on.
         let options = HostOptions::default().without("default").without("active").plugin("echo", "conductor_test_echo");

@@ -24,6 +24,15 @@ fn json() {
     }
 }
 
+#[test]
+fn sqlite() {
+    let host = traced(Medium::Sqlite);
+    for change in changes(&host) {
+        assert_in_order(&change, &[(WRITES, "sessions.db-wal>"), (SYNCS, "sessions.db-wal>")]);
+        assert_nothing_after(&change, "sessions.db-wal>");
+    }
+}
+
 /// A system call; where it began and ended are lines of what strace wrote.
 #[derive(Debug)]
 struct Call {
