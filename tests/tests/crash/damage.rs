@@ -8,9 +8,9 @@ use std::{
 };
 
 use conductor_tests::{Host, Session};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Medium, known::any_number};
+use super::{Medium, kept, known::any_number};
 
 #[test]
 fn json() {
@@ -135,7 +135,7 @@ fn start_on(medium: Medium, files: &[(PathBuf, Vec<u8>)], damaged: &Path, acknow
     for (session, number) in acknowledged {
         let shown = host.show(session).json();
         assert_eq!((&shown["pin"], &shown["clients"][0]["client_id"]), (&json!(session.pin), &json!("client")), "{what}: {shown}");
-        let answer = host.request(session, "kept", Value::Null);
+        let answer = kept(&host, session);
         if answer.status == 503 {
             // Its own state is damaged: it says so, and keeps the file.
             assert!(answer.body.contains("saved state"), "{what}: {answer:?}");

@@ -117,7 +117,7 @@ fn compare(host: &Host, clients: &mut [Client], verdict: &mut Verdict) {
     let items = listed["items"].as_array().expect("a list").iter();
     let mut found: BTreeMap<String, Value> = items.map(|item| (item["id"].as_str().expect("an id").to_owned(), item.clone())).collect();
     let kept = |id: &str| {
-        let answer = host.request(&Session { id: id.to_owned(), pin: String::new() }, "kept", Value::Null);
+        let answer = super::kept(host, &Session { id: id.to_owned(), pin: String::new() });
         if answer.status == 200 { answer.json()["result"].clone() } else { answer.body.into() }
     };
     for client in &mut *clients {

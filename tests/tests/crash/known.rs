@@ -13,6 +13,8 @@ use conductor_tests::{
 };
 use serde_json::{Value, json};
 
+use super::is_overloaded;
+
 /// As many sessions as a client has at a time.
 const MOST: u64 = 4;
 
@@ -94,7 +96,9 @@ impl Client {
         };
         match answer {
             Ok(answer) => {
-                self.note(asked, &answer);
+                if !is_overloaded(&answer) {
+                    self.note(asked, &answer);
+                }
                 Ok(())
             }
             Err(error) => {

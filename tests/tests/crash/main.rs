@@ -12,8 +12,8 @@ mod order;
 
 use std::path::Path;
 
-use conductor_tests::HostOptions;
-use serde_json::json;
+use conductor_tests::{Host, HostOptions, Response, Session, until};
+use serde_json::{Value, json};
 
 /// A store that survives the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,4 +59,14 @@ impl Medium {
         let options = options.set("store.url", json!(format!("{scheme}:{}", self.file()))).set("sessions.id_digits", json!(9));
         options.set("log.level", json!("warn"))
     }
+}
+
+/// Whether the host had no thread for it, and has done nothing. On a busy machine the system stops threads for so long that they count as stuck.
+fn is_overloaded(answer: &Response) -> bool {
+    answer.status == 503 && answer.json()["code"] == "overloaded"
+}
+
+/// What the session's conductor answers, or why there is none.
+fn kept(host: &Host, session: &Session) -> Response {
+    until("a thread for a request", || Some(host.request(session, "kept", Value::Null)).filter(|answer| !is_overloaded(answer)))
 }
