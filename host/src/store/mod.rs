@@ -14,6 +14,8 @@ pub mod lock;
 mod memory;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod power_cut;
 mod resting;
 mod sqlite;
 pub mod stock;

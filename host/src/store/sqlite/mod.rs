@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 use super::{
     Applied, Change, OpenError, Opened, SavedState, Store, StoreError,
     change::Content,
-    disk::{beside, make_private},
+    disk::{RealDisk, beside, make_private},
     json::{self, ended},
     lock::{FileLock, LockError},
     transfer::{AtRest, Counts},
@@ -75,7 +75,7 @@ impl SqliteStore {
     /// Locks and loads `file`, which is made where it is missing, with the content of the `json:` store in `import` where that is there.
     pub(super) fn open(file: &Path, import: Option<&Path>, granted_until: u64, retry: Duration) -> Opened<Self> {
         let failed = |source| OpenError::Io { file: file.to_owned(), source };
-        let target = json::resolve(file).map_err(failed)?;
+        let target = json::resolve(&RealDisk, file).map_err(failed)?;
         let lock = FileLock::acquire("store", &target, beside(&target, ".lock"))?;
         let read = || check::read(&target, |_, _| {});
         let found = match read()? {
