@@ -82,7 +82,9 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
         BrokerKind::External => Some(LinkSettings::new(&settings.mqtt, LinkToken::of(&tokens, settings.token.ttl), clock)?),
         BrokerKind::Embedded | BrokerKind::None => None,
     };
-    let (store, loaded) = store::open(&settings.store.url.to_string(), &settings.base_dir, settings.token.ttl, clock.seconds())?;
+    let before = settings.store_before();
+    let (store, loaded) =
+        store::open_or_import(&settings.store.url.to_string(), &settings.base_dir, before.as_deref(), settings.token.ttl, clock.seconds())?;
     let pool = Pool::start(runtime.handle().clone())?;
     runtime.block_on(async {
         let embedded = (settings.mqtt.broker == BrokerKind::Embedded).then(|| EmbeddedBroker::new(crate::broker::Limits::default()));

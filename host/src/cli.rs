@@ -328,7 +328,7 @@ mod tests {
         assert!(matches!(next, Next::Exit(0)), "{err}");
         for line in [
             "dir = \"state\"  # default",
-            "url = \"json:state/sessions.json\"  # default",
+            "url = \"sqlite:state/sessions.db\"  # default",
             "# public_url is not set",
             "id_digits = 9  # environment variable CONDUCTOR_HOST__SESSIONS__ID_DIGITS",
             "level = \"warn\"  # environment variable RUST_LOG",

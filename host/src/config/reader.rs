@@ -291,7 +291,7 @@ fn resolve_paths(settings: &mut Settings) {
     let (mqtt, tls) = (&mut settings.mqtt, &mut settings.tls);
     let optional = [&mut mqtt.ca, &mut mqtt.client_cert, &mut mqtt.client_key, &mut mqtt.link_password_file, &mut tls.cert, &mut tls.key];
     optional.into_iter().flatten().for_each(resolve);
-    if let StoreUrl::Json(path) = &mut settings.store.url {
+    if let StoreUrl::Json(path) | StoreUrl::Sqlite(path) = &mut settings.store.url {
         resolve(path);
     }
     settings.types.values_mut().for_each(|read| resolve(&mut read.plugin));

@@ -152,8 +152,10 @@ table! {
 
     /// Where sessions and their clients are kept.
     ["store"] Store {
-        /// `json:FILE`, a file that is rewritten at each change, or `memory:`, for tests: all is lost at the end.
-        url: StoreUrl = STORE_URL, Text("json:{state.dir}/sessions.json");
+        /// `sqlite:FILE`, a database that other programs can read (`docs/store.md`), `json:FILE`, a text that is rewritten at each change, for up to 1,000
+        /// sessions, or `memory:`, for tests: all is lost at the end. Where the default is in force and is not there yet, the first start takes over
+        /// what is in `{state.dir}/sessions.json`.
+        url: StoreUrl = STORE_URL, Text("sqlite:{state.dir}/sessions.db");
     }
 
     /// The tokens that devices get when they join and show to the broker.

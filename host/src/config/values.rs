@@ -97,6 +97,8 @@ pub enum StoreUrl {
     Memory,
     /// In this JSON file.
     Json(PathBuf),
+    /// In this SQLite database.
+    Sqlite(PathBuf),
 }
 
 impl fmt::Display for StoreUrl {
@@ -104,6 +106,7 @@ impl fmt::Display for StoreUrl {
         match self {
             Self::Memory => f.write_str("memory:"),
             Self::Json(path) => write!(f, "json:{}", path.display()),
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
         }
     }
 }
@@ -234,11 +237,11 @@ pub(super) const MQTT_URL: Parser<Option<String>> = Parser {
 
 pub(super) const STORE_URL: Parser<StoreUrl> = Parser {
     kind: Kind::Text,
-    expected: "\"json:FILE\" or \"memory:\"",
+    expected: "\"sqlite:FILE\", \"json:FILE\" or \"memory:\"",
     parse: |value| match text(value)?.split_once(':') {
         Some(("json", file)) => path(file).map(StoreUrl::Json),
         Some(("memory", "")) => Ok(StoreUrl::Memory),
-        Some(("sqlite", _)) => Err(Fault::Because(format!("a sqlite store is {LATER}, which has \"json:FILE\" and \"memory:\""))),
+        Some(("sqlite", file)) => path(file).map(StoreUrl::Sqlite),
         _ => Err(Fault::Unexpected),
     },
 };

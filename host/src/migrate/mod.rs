@@ -129,8 +129,8 @@ pub enum Failed {
     Store(#[from] OpenError),
     #[error("the settings keep sessions in memory (store.url = \"memory:\"): there is nothing to write")]
     Memory,
-    #[error("there is no session store {}: no session was ever kept there, or --config names other settings than the host's", .0.display())]
-    NoStore(PathBuf),
+    #[error("there is no session store {}: no session was ever kept there, or --config names other settings than the host's", .0)]
+    NoStore(String),
     #[error("{} cannot be written: {problem}; nothing was migrated", file.display())]
     Write { file: PathBuf, problem: io::Error },
     #[error("all is done, but the report cannot be printed: {0}")]

@@ -23,9 +23,11 @@ pub(super) fn run(
     out: &mut dyn Write,
 ) -> Result<(), Failed> {
     let (settings, _) = Settings::load(arguments.config.as_deref(), env, &[]).map_err(Failed::Settings)?;
-    let StoreUrl::Json(file) = &settings.store.url else { return Err(Failed::Memory) };
+    if settings.store.url == StoreUrl::Memory {
+        return Err(Failed::Memory);
+    }
     // What happens after the copy would be lost, so a host that runs is not copied from.
-    let AtRest { sessions, saved, .. } = transfer::read_at_rest(file, now)?.ok_or_else(|| Failed::NoStore(file.clone()))?;
+    let (url, AtRest { sessions, states, .. }) = stored(&settings, now)?;
     if to.symlink_metadata().is_ok() {
         return Err(Failed::Exists(to.to_owned()));
     }
@@ -46,7 +48,7 @@ pub(super) fn run(
         (of(|extra| !extra.labels.is_empty()), "session", "labels"),
         (of(|extra| extra.locked), "session", "that nobody new may join"),
         (of(|extra| extra.max_clients.is_some()), "session", "how many clients may be in it"),
-        (saved, "session", "what its conductor has saved"),
+        (states.len(), "session", "what its conductor has saved"),
         (of(|extra| !extra.rest.is_empty()), "session", "further keys"),
         (extras().map(|extra| extra.timers.len()).sum(), "timer", "all of it"),
         (sessions.iter().flat_map(|session| &session.clients).filter(joined).count(), "client", "the end of the grant"),
@@ -61,8 +63,19 @@ pub(super) fn run(
         transfer::write_new(to, &text).map_err(|problem| Failed::Write { file: to.to_owned(), problem })?;
     }
     let end = if arguments.dry_run { "Dry run: nothing was written. This would be" } else { "Written, readable by its owner alone" };
-    write!(out, "Read\n  - {}\n{report}\n{end}\n  - {}\n", file.display(), to.display())?;
+    write!(out, "Read\n  - {}\n{report}\n{end}\n  - {}\n", url, to.display())?;
     Ok(out.flush()?)
+}
+
+/// What the next start would begin with, and where that is.
+fn stored(settings: &Settings, now: u64) -> Result<(String, AtRest), Failed> {
+    let at_rest = |url: String| Ok::<_, Failed>(transfer::read_at_rest(&url, &settings.base_dir, now)?.map(|found| (url, found)));
+    let url = settings.store.url.to_string();
+    if let Some(found) = at_rest(url.clone())? {
+        return Ok(found);
+    }
+    let taken_over = settings.store_before().map(|file| at_rest(format!("json:{}", file.display()))).transpose()?;
+    taken_over.flatten().ok_or(Failed::NoStore(url))
 }
 
 #[cfg(test)]
@@ -88,10 +101,12 @@ mod tests {
         let one = r#", "labels": {"x": "918"}, "locked": true, "grants": {"a": {"publish": []}, "b": {"publish": []}}"#;
         let timers = r#""timers": {"t": {"due": "2025-01-01T00:00:00Z"}, "u": {"due": "2025-01-01T00:00:00Z"}}"#;
         let two = format!(r#", "labels": {{"x": "y"}}, "max_clients": 4, {timers}"#);
+        // `printf '0\n' | sha256sum`
+        const STATE: &str = "conductor-state 1 0 9a271f2a916b0b6ee6cecb2426f0b3206ef074578be55d9bc94f6f3fe3ab86aa\n";
         fs::create_dir_all(path("state/sessions.json.state")).unwrap();
         fs::write(path("host.toml"), "").unwrap();
         fs::write(path("state/sessions.json"), format!("{{{}, {}, {}}}", session("1", one), session("2", &two), session("3", ""))).unwrap();
-        fs::write(path("state/sessions.json.state/2-0-5.state"), "").unwrap();
+        fs::write(path("state/sessions.json.state/2-0-5.state"), STATE).unwrap();
         let config = path("host.toml").into_os_string();
         let arguments = Line::try_parse_from(["x".into(), "--config".into(), config, "--to".into(), path("back.json").into_os_string()]);
         let mut out = Vec::new();

@@ -87,6 +87,14 @@ impl SessionId {
         self.0.0
     }
 
+    /// The reverse; nothing where no id has this form.
+    #[must_use]
+    pub(crate) fn unpack(packed: u64) -> Option<Self> {
+        let digits = Digits(packed);
+        let count = u8::try_from(digits.count()).ok().filter(|count| (1..=MAX_DIGITS).contains(count))?;
+        (digits.value() < 10_u64.pow(count.into())).then_some(Self(digits))
+    }
+
     /// What every topic of this session begins with: `/{id}/`.
     #[must_use]
     pub fn topic_prefix(self) -> String {

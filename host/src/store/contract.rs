@@ -20,6 +20,7 @@ use limits::*;
 macro_rules! over_every_store {
     ($($test:ident),* $(,)?) => {
         mod memory { $(#[test] fn $test() { super::$test(&super::Place::new("memory:")); })* }
+        mod sqlite { $(#[test] fn $test() { super::$test(&super::Place::new("sqlite:sub/sessions.db")); })* }
         mod json { $(#[test] fn $test() { super::$test(&super::Place::new("json:sub/sessions.json")); })* }
     };
 }

@@ -152,6 +152,16 @@ pub(super) fn private_file(options: &mut OpenOptions) -> &mut OpenOptions {
     options.mode(0o600)
 }
 
+/// Takes away from others what they may do with a file.
+#[cfg(unix)]
+pub(super) fn make_private(file: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    match fs::metadata(file)?.permissions().mode() & 0o777 {
+        0o600 => Ok(()),
+        _ => fs::set_permissions(file, fs::Permissions::from_mode(0o600)),
+    }
+}
+
 #[cfg(unix)]
 fn private_folder() -> fs::DirBuilder {
     use std::os::unix::fs::DirBuilderExt;
@@ -161,19 +171,19 @@ fn private_folder() -> fs::DirBuilder {
 }
 
 #[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
 /// Here a name is the folder's, and durable with it.
 #[cfg(unix)]
-const fn sync_name(_: &Path) -> io::Result<()> {
+pub(super) const fn sync_name(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
 /// A folder cannot be synced by itself. A file's last name is in its own record, and a sync of the file brings the journal that far.
 #[cfg(not(unix))]
-fn sync_name(path: &Path) -> io::Result<()> {
+pub(super) fn sync_name(path: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.sync_all()
 }
 
@@ -184,11 +194,16 @@ pub(super) fn private_file(options: &mut OpenOptions) -> &mut OpenOptions {
 }
 
 #[cfg(not(unix))]
+pub(super) fn make_private(file: &Path) -> io::Result<()> {
+    fs::metadata(file).map(drop)
+}
+
+#[cfg(not(unix))]
 fn private_folder() -> fs::DirBuilder {
     fs::DirBuilder::new()
 }
 
 #[cfg(not(unix))]
-fn sync_folder(_: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! FILE, sync, rename, sync of the folder, and only then the answers. So FILE is whole at every moment, and holds what was
 //! acknowledged. A write that fails refuses its changes and takes them back. What conductors save is beside FILE: see [`states`].
 
+pub(super) mod at_rest;
 pub(super) mod format;
 pub(super) mod states;
 #[cfg(test)]
@@ -137,13 +138,13 @@ impl Store for JsonStore {
     }
 }
 
-fn ended() -> Arc<str> {
+pub(super) fn ended() -> Arc<str> {
     "its writer has ended".into()
 }
 
 /// Follows FILE where it is a symbolic link, to something or to nothing yet, so that a write replaces what the link names and
 /// not the link. The folder is made where it is missing.
-fn resolve(file: &Path) -> io::Result<PathBuf> {
+pub(super) fn resolve(file: &Path) -> io::Result<PathBuf> {
     let mut path = file.to_owned();
     for _ in 0..MAX_LINKS {
         match fs::symlink_metadata(&path) {

@@ -15,6 +15,7 @@ mod memory;
 #[cfg(test)]
 mod model;
 mod resting;
+mod sqlite;
 pub mod transfer;
 
 use std::{
@@ -331,11 +332,19 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The setting names no store that this version knows. Only the scheme is shown: what follows it may hold a password.
-    #[error("the store url begins with {0:?}, which is unknown; it must be `memory:` or `json:FILE`")]
+    #[error("the store url begins with {0:?}, which is unknown; it must be `sqlite:FILE`, `json:FILE` or `memory:`")]
     Scheme(String),
-    /// `json:` without a file.
-    #[error("the store url `json:` names no file; write `json:FILE`, for example `json:state/sessions.json`")]
-    NoFile,
+    /// A scheme that needs a file, without one.
+    #[error("the store url `{0}:` names no file; write `{0}:FILE`, for example `sqlite:state/sessions.db` or `json:state/sessions.json`")]
+    NoFile(&'static str),
+    /// A command wants a store at rest.
+    #[error("a store `memory:` ends with its host: there is nothing to read or to write; name one with `sqlite:FILE` or `json:FILE`")]
+    NothingAtRest,
+    /// A command wants to copy a store in use.
+    #[error(
+        "only a store `sqlite:FILE` needs a backup command: the file of a `json:` store, and the folder beside it, can be copied at any time"
+    )]
+    NoBackup,
     /// Another process works with this file, or its lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] lock::LockError),
@@ -349,9 +358,8 @@ pub enum OpenError {
     },
     /// The file is there and is not what this host can go on from.
     #[error(
-        "the session store {} cannot be used: {problem}. The file was left as it is: repair it, or move it away to start \
-         without sessions, together with the folder {}.state, where there is one",
-        file.display(),
+        "the session store {0} cannot be used: {problem}. The file was left as it is: put a backup in its place, repair it, or move it away to start \
+         without sessions, together with what belongs to it ({0}.state, or {0}-wal and {0}-shm)",
         file.display()
     )]
     Unusable {
@@ -374,7 +382,29 @@ pub struct Loaded {
 /// A store and what it holds.
 pub type Opened<S> = Result<(S, Loaded), OpenError>;
 
-/// Opens the store that `url` names (`memory:`, or `json:FILE` relative to `base`) and returns it with what it holds. Blocks: it
+/// What a url names.
+#[derive(Clone, Copy)]
+enum Url<'a> {
+    Memory,
+    Json(&'a str),
+    Sqlite(&'a str),
+}
+
+impl<'a> Url<'a> {
+    fn parse(url: &'a str) -> Result<Self, OpenError> {
+        match url.split_once(':') {
+            Some(("memory", "")) => Ok(Self::Memory),
+            Some(("json", "")) => Err(OpenError::NoFile("json")),
+            Some(("sqlite", "")) => Err(OpenError::NoFile("sqlite")),
+            Some(("json", file)) => Ok(Self::Json(file)),
+            Some(("sqlite", file)) => Ok(Self::Sqlite(file)),
+            Some((scheme, _)) => Err(OpenError::Scheme(scheme.to_owned())),
+            None => Err(OpenError::Scheme(url.to_owned())),
+        }
+    }
+}
+
+/// Opens the store that `url` names (`sqlite:FILE` or `json:FILE`, relative to `base`, or `memory:`) and returns it with what it holds. Blocks: it
 /// reads the whole file. Stored clients without an expiry, as the reference writes them, count as granted `now` (seconds since the Unix epoch), for `grant_ttl`.
 ///
 /// The store belongs to this process from then on: until [`Store::shutdown`] has resolved or the process has ended.
@@ -382,16 +412,26 @@ pub type Opened<S> = Result<(S, Loaded), OpenError>;
 /// # Errors
 /// Where the url is unknown, another process uses the store, or the file cannot be read and understood; the file is not touched then.
 pub fn open(url: &str, base: &Path, grant_ttl: Duration, now: u64) -> Opened<Arc<dyn Store>> {
-    let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
-    match scheme {
-        "memory" if url == "memory:" => Ok((Arc::new(memory::MemoryStore::default()), Loaded::default())),
-        "json" if url == "json:" => Err(OpenError::NoFile),
-        "json" if !rest.is_empty() => {
-            let granted_until = now.saturating_add(grant_ttl.as_secs());
-            let (store, loaded) = json::JsonStore::open(&base.join(rest), granted_until, json::RETRY, disk::RealDisk)?;
+    open_or_import(url, base, None, grant_ttl, now)
+}
+
+/// As [`open`]. Where a `sqlite:` store is made since its file is missing, it begins with all that the `json:` store in the file `import` holds, where that is
+/// there, which stays as it is.
+///
+/// # Errors
+/// As [`open`], and for `import` as well.
+pub fn open_or_import(url: &str, base: &Path, import: Option<&Path>, grant_ttl: Duration, now: u64) -> Opened<Arc<dyn Store>> {
+    let granted_until = now.saturating_add(grant_ttl.as_secs());
+    match Url::parse(url)? {
+        Url::Memory => Ok((Arc::new(memory::MemoryStore::default()), Loaded::default())),
+        Url::Json(file) => {
+            let (store, loaded) = json::JsonStore::open(&base.join(file), granted_until, json::RETRY, disk::RealDisk)?;
             Ok((Arc::new(store), loaded))
         }
-        _ => Err(OpenError::Scheme(scheme.to_owned())),
+        Url::Sqlite(file) => {
+            let (store, loaded) = sqlite::SqliteStore::open(&base.join(file), import, granted_until, sqlite::RETRY)?;
+            Ok((Arc::new(store), loaded))
+        }
     }
 }
 
@@ -407,9 +447,9 @@ mod tests {
     fn an_unknown_url_is_refused_with_the_known_ones_and_without_its_secrets() {
         for url in ["redis://user:hunter2@host", "", "json", "memory", "memory:x", "JSON:a"] {
             let message = refusal(url);
-            assert!(message.contains("`memory:` or `json:FILE`"), "{message}");
+            assert!(message.contains("`sqlite:FILE`, `json:FILE` or `memory:`"), "{message}");
             assert!(!message.contains("hunter2"), "{message}");
         }
-        assert!(refusal("json:").contains("names no file"));
+        assert!(refusal("json:").contains("names no file") && refusal("sqlite:").contains("names no file"));
     }
 }

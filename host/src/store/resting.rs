@@ -21,7 +21,18 @@ pub(super) struct Resting {
 #[derive(Debug, Default)]
 pub(super) struct Rested(Vec<(SessionId, Option<u64>)>);
 
+impl Rested {
+    /// The ids about which something else is known now.
+    pub(super) fn ids(&self) -> impl Iterator<Item = SessionId> {
+        self.0.iter().map(|(id, _)| *id)
+    }
+}
+
 impl Resting {
+    pub(super) fn get(&self, id: SessionId) -> Option<u64> {
+        self.ends.get(&id).copied()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }

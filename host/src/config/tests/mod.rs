@@ -46,7 +46,7 @@ fn without_any_source_the_documented_defaults_hold() {
     assert_eq!(settings.iot.public_url, None);
     assert_eq!((settings.sessions.id_digits, settings.sessions.pin_digits), (6, 6));
     assert_eq!(settings.sessions.deadline, Duration::from_secs(5));
-    assert_eq!(settings.store.url, StoreUrl::Json("/srv/host/state/sessions.json".into()));
+    assert_eq!(settings.store.url, StoreUrl::Sqlite("/srv/host/state/sessions.db".into()));
     assert_eq!(settings.token.key, Path::new("/srv/host/state/token-key.pem"));
     assert_eq!(settings.token.ttl, Duration::from_secs(86_400));
     assert_eq!((settings.token.issuer.as_str(), settings.token.mode), ("conductor-host", TokenMode::Signed));
@@ -151,14 +151,14 @@ fn text_from_environment_and_flags_becomes_what_the_key_asks_for() {
 #[test]
 fn store_and_key_follow_the_state_folder_until_they_are_set() {
     let settings = good("[state]\ndir = \"/data\"\n", &[], &[]);
-    assert_eq!(settings.store.url, StoreUrl::Json("/data/sessions.json".into()));
+    assert_eq!(settings.store.url, StoreUrl::Sqlite("/data/sessions.db".into()));
     assert_eq!(settings.token.key, Path::new("/data/token-key.pem"));
     let settings = good("[state]\ndir = \"/data\"\n[store]\nurl = \"json:s.json\"\n", &[], &["token.key=state/k.pem"]);
     assert_eq!(settings.store.url, StoreUrl::Json("/srv/host/s.json".into()));
     assert_eq!(settings.token.key, Path::new("/srv/host/state/k.pem"));
     // The folder in force, not one that it overrides.
     let settings = good("[state]\ndir = \"/weak\"\n", &[], &["state.dir=/strong"]);
-    assert_eq!(settings.store.url, StoreUrl::Json("/strong/sessions.json".into()));
+    assert_eq!(settings.store.url, StoreUrl::Sqlite("/strong/sessions.db".into()));
     assert!(!settings.show().contains("/weak"));
 }
 
@@ -211,7 +211,7 @@ plugin = "a"
         (10, "sessions.id_digits: found 3, expected an integer from 4 to 12"),
         (11, "sessions.pin_digits: found 13, expected an integer from 3 to 12"),
         (12, "sessions.deadline: found 5, expected a duration"),
-        (14, "store.url: found \"redis:x\", expected \"json:FILE\" or \"memory:\""),
+        (14, "store.url: found \"redis:x\", expected \"sqlite:FILE\", \"json:FILE\" or \"memory:\""),
         (16, "token.ttl: found \"0s\", expected a duration from \"1s\""),
         (17, "token.issuer: found \"\", expected a text"),
         (18, "token.mode: found \"secret\", expected \"signed\" or \"none\""),
@@ -392,10 +392,9 @@ fn names_of_types_are_checked() {
 
 #[test]
 fn paths_and_urls_are_checked() {
-    for value in ["json:", "json", "memory:x", "sqlite:x", "file:x"] {
+    for value in ["json:", "json", "memory:x", "sqlite:", "file:x"] {
         assert!(only("", &[], &[&format!("store.url={value}")]).contains("\"memory:\""), "{value}");
     }
-    assert!(only("", &[], &["store.url=sqlite:x"]).contains("not available in this version"));
     for value in ["https://", "mqtt://h", "//h", "https://u:p@h", "https://h/?q=1", "not a url", "https:h"] {
         only("", &[], &[&format!("iot.public_url={value}")]);
     }

@@ -23,7 +23,7 @@ mod tests;
 
 use std::{
     collections::HashSet,
-    fmt, io,
+    fmt, io, mem,
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
@@ -83,6 +83,25 @@ fn read(bytes: &[u8], granted_until: u64, problems: Option<&mut Vec<String>>) ->
     let content = json.deserialize_map(file).map_err(|error| error.to_string())?;
     json.end().map_err(|error| format!("something follows the JSON object: {error}"))?;
     Ok(content)
+}
+
+/// One session as text without line feeds.
+pub(in crate::store) fn record(session: &StoredSession) -> serde_json::Result<String> {
+    serde_json::to_string(&Fields(session))
+}
+
+/// The reverse. `types` has one copy of each type's name for all sessions.
+pub(in crate::store) fn parse_record(id: SessionId, text: &str, types: &mut HashSet<Arc<str>>) -> Result<StoredSession, String> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let fields = match Strict.deserialize(&mut json).and_then(|value| json.end().map(|()| value)) {
+        Ok(Value::Object(fields)) => fields,
+        Ok(_) => return Err("expected a JSON object".into()),
+        Err(error) => return Err(error.to_string()),
+    };
+    let mut file = File { granted_until: 0, types: mem::take(types), problems: None };
+    let session = file.session(id, fields);
+    *types = file.types;
+    session
 }
 
 /// Reads the outermost object, one session at a time.

@@ -85,8 +85,14 @@ pub(in crate::store) fn list(folder: &Path, sessions: &Sessions) -> io::Result<(
     Ok((current, left))
 }
 
+/// The states of `sessions` in `folder`.
+pub(super) fn read_all(folder: &Path, sessions: &Sessions) -> io::Result<Vec<Result<(SessionId, SavedState), StoreError>>> {
+    let (current, _) = list(folder, sessions)?;
+    Ok(current.into_iter().map(|(id, name)| Ok((id, read_one(&folder.join(name.to_string()), id)?))).collect())
+}
+
 /// Whether there is any saved state beside `file`.
-pub(super) fn any(file: &Path) -> io::Result<bool> {
+pub(in crate::store) fn any(file: &Path) -> io::Result<bool> {
     Ok(!list(&folder(file), &Sessions::new())?.1.is_empty())
 }
 
@@ -223,17 +229,20 @@ impl States {
     /// The state of this session, as durable.
     pub(super) fn read(&self, id: SessionId) -> Result<Option<SavedState>, StoreError> {
         let Some(name) = self.current.get(&id) else { return Ok(None) };
-        let path = self.folder.join(name.to_string());
-        let problem = match read(&path) {
-            Ok(Some(content)) => match parse(content) {
-                Ok(state) => return Ok(Some(state)),
-                Err(problem) => problem.to_owned(),
-            },
-            Ok(None) => "the file is gone".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        Err(StoreError::State(id, format!("{}: {problem}", path.display()).into()))
+        read_one(&self.folder.join(name.to_string()), id).map(Some)
     }
+}
+
+fn read_one(path: &Path, id: SessionId) -> Result<SavedState, StoreError> {
+    let problem = match read(path) {
+        Ok(Some(content)) => match parse(content) {
+            Ok(state) => return Ok(state),
+            Err(problem) => problem.to_owned(),
+        },
+        Ok(None) => "the file is gone".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(StoreError::State(id, format!("{}: {problem}", path.display()).into()))
 }
 
 /// The state in a file, or what is wrong. No message shows anything of the file.

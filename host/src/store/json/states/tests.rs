@@ -364,7 +364,7 @@ fn a_store_whose_file_was_taken_away_keeps_its_states() {
     assert!(matches!(error, OpenError::Unusable { .. }));
     let message = error.to_string();
     assert!(message.contains("it is missing, and the saved state of its sessions is there"), "{message}");
-    assert!(message.contains("together with the folder") && message.contains("sessions.json.state"), "{message}");
+    assert!(message.contains("together with what belongs to it") && message.contains("sessions.json.state"), "{message}");
     fs::rename(&away, &bench.file).unwrap();
     assert_eq!(bench.restarted(), Some(former()));
 }
