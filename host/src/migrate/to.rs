@@ -106,7 +106,6 @@ mod tests {
         let one = r#", "labels": {"x": "918"}, "locked": true, "grants": {"a": {"publish": []}, "b": {"publish": []}}"#;
         let timers = r#""timers": {"t": {"due": "2025-01-01T00:00:00Z"}, "u": {"due": "2025-01-01T00:00:00Z"}}"#;
         let two = format!(r#", "labels": {{"x": "y"}}, "max_clients": 4, {timers}"#);
-        // `printf '0\n' | sha256sum`
         fs::create_dir_all(path("state/sessions.json.state")).unwrap();
         fs::write(path("host.toml"), "").unwrap();
         fs::write(path("state/sessions.json"), format!("{{{}, {}, {}}}", session("1", one), session("2", &two), session("3", ""))).unwrap();
