@@ -17,7 +17,7 @@ use conductor_tests::{
 use serde_json::{Value, json};
 
 /// Stores that keep sessions over a restart.
-const STORES: &[&str] = &["json:state/sessions.json"];
+const STORES: &[&str] = &["json:state/sessions.json", "sqlite:state/sessions.db"];
 
 /// A host with a plugin file of its own; what is in `down` and `hangs` keeps its conductors from being made.
 struct Place {
