@@ -37,8 +37,7 @@ pub(super) fn read(target: &Path, state: impl FnMut(SessionId, SavedState)) -> R
             if journal.metadata().is_ok_and(|found| found.len() > 0) {
                 return Err(unusable("there is a -journal beside it, which only another program can have left there".into()));
             }
-            let image = image(file, &log.unwrap_or_default(), shared.as_deref()).map_err(unusable)?;
-            look(&image, state).map(Some).map_err(unusable)
+            examine(file, &log.unwrap_or_default(), shared.as_deref(), state).map(Some).map_err(unusable)
         }
     }
 }
@@ -49,6 +48,11 @@ pub(super) const FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// All paths of a database.
 pub(super) fn all(target: &Path) -> [PathBuf; 3] {
     [target.to_owned(), beside(target, FILES[0]), beside(target, FILES[1])]
+}
+
+/// What is in a file with this content, of which `log` and `shared` are what is beside it.
+pub(super) fn examine(file: Vec<u8>, log: &[u8], shared: Option<&[u8]>, state: impl FnMut(SessionId, SavedState)) -> Result<Found, String> {
+    look(&image(file, log, shared)?, state)
 }
 
 /// The file with what counts in its log.

@@ -21,7 +21,7 @@ use super::{
 pub(super) const NEVER: Duration = Duration::from_secs(3600);
 
 pub(super) struct Bench {
-    pub(super) folder: tempfile::TempDir,
+    pub(super) _folder: tempfile::TempDir,
     pub(super) file: PathBuf,
     pub(super) store: SqliteStore,
 }
@@ -36,7 +36,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("sessions.db");
         let (store, _) = SqliteStore::open(&file, None, 0, retry).unwrap();
-        let bench = Self { folder, file, store };
+        let bench = Self { _folder: folder, file, store };
         bench.apply(created("1")).unwrap();
         bench.apply(join("1", "a", 10)).unwrap();
         bench
@@ -206,7 +206,7 @@ fn a_start_refuses_what_it_cannot_go_on_from_and_leaves_it_alone() {
     for (content, expected) in cases {
         fs::write(&bench.file, &content).unwrap();
         let message = open_file(&bench.file).unwrap_err().to_string();
-        assert!(message.contains(expected) && message.contains("left as it was"), "{message}");
+        assert!(message.contains(expected) && message.contains("left as it is"), "{message}");
         assert!(!message.contains("0424") && !message.contains("0425"), "{message}");
         assert!(
             fs::read(&bench.file).unwrap() == content && !beside(&bench.file, "-wal").exists() && !beside(&bench.file, "-shm").exists()

@@ -30,16 +30,12 @@ fn put(target: &Path, files: &Files) {
 }
 
 /// What the next start finds.
-fn found(target: &Path) -> Result<All, String> {
+fn found([file, log, shared]: &Files) -> Result<All, String> {
     let mut states = BTreeMap::new();
-    match check::read(target, |id, state| drop(states.insert(id.to_string(), state))) {
-        Ok(Some(found)) => {
-            let sessions = found.content.sessions.iter().map(|(id, session)| (id.to_string(), format::record(session).unwrap())).collect();
-            Ok(All { sessions, resting: found.content.resting.iter().collect(), states })
-        }
-        Ok(None) => Ok(All::default()),
-        Err(error) => Err(error.to_string()),
-    }
+    let state = |id: SessionId, state| drop(states.insert(id.to_string(), state));
+    let found = check::examine(file.clone().unwrap(), log.as_deref().unwrap_or_default(), shared.as_deref(), state)?;
+    let sessions = found.content.sessions.iter().map(|(id, session)| (id.to_string(), format::record(session).unwrap())).collect();
+    Ok(All { sessions, resting: found.content.resting.iter().collect(), states })
 }
 
 /// What a real start answers: which sessions, and a state.
@@ -73,10 +69,10 @@ fn sample() -> Sample {
     bench.apply(Change::Close(id("4"))).unwrap();
     bench.apply(save("5", saved(8, "short"))).unwrap();
     let (_elsewhere, copy) = bench.killed();
-    let before = found(&copy).unwrap();
+    let before = found(&files(&copy)).unwrap();
     bench.apply(join("6", "tablet", 500)).unwrap();
     let (_elsewhere, copy) = bench.killed();
-    let (all, killed) = (found(&copy).unwrap(), files(&copy));
+    let (all, killed) = (found(&files(&copy)).unwrap(), files(&copy));
     assert!(all.sessions.len() == 7 && all.resting.len() == 1 && all.states.len() == 2 && all != before);
     assert_eq!(started(&copy), Ok((7, Some(saved(7, vec![9; 6000])))));
     wait(bench.store.shutdown());
@@ -105,24 +101,24 @@ fn damage(whole: &Files, which: usize, count: usize, full: usize, accepts: impl 
             } else {
                 content[bit / 8] ^= 1 << (bit % 8)
             }
-            put(&target, &damaged);
             let what = format!("file {which}, {} of {length}, bit {}, cut: {}", bit / 8, bit % 8, n % 5 == 4);
-            match found(&target) {
-                Ok(all) => assert!(accepts(&all), "{what}: {all:?}"),
+            let found = found(&damaged);
+            match &found {
+                Ok(all) => assert!(accepts(all), "{what}: {all:?}"),
                 Err(message) => {
-                    assert!(message.contains("left as it was") && !message.contains("0424"), "{message}");
+                    assert!(!message.contains("0424"), "{message}");
                     refused += 1;
                 }
             }
             if n % full == 0 {
-                let found = found(&target).map(|all| all.sessions.len());
+                put(&target, &damaged);
                 let started = started(&target);
-                assert_eq!(started.as_ref().map(|(sessions, _)| *sessions), found.as_ref().map(|sessions| *sessions), "{what}");
-                if started.is_ok() {
-                    continue;
+                assert_eq!(started.as_ref().ok().map(|(sessions, _)| *sessions), found.ok().map(|all| all.sessions.len()), "{what}");
+                if let Err(message) = started {
+                    assert!(message.contains("left as it is"), "{message}");
+                    assert!(files(&target) == damaged, "{what}: touched");
                 }
             }
-            assert!(self::files(&target) == damaged, "{what}: touched");
         }
         refused
     };
@@ -152,16 +148,13 @@ fn a_log_without_its_index_loses_the_last_transaction_at_most() {
     // As a power cut may leave it: nobody can say whether the last one was ever whole. What is cut off behind a commit leaves no trace at all.
     let Sample { before, all, mut killed, .. } = sample();
     killed[2] = None;
-    let folder = tempfile::tempdir().unwrap();
-    let target = folder.path().join("sessions.db");
     let (mut refused, mut shorter) = (0, 0);
     let log = killed[1].clone().unwrap();
     for bit in places(1000, log.len() * 8) {
         let mut flipped = log.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         killed[1] = Some(flipped);
-        put(&target, &killed);
-        match found(&target) {
+        match found(&killed) {
             Ok(found) => {
                 assert!(found == all || found == before, "{bit}");
                 shorter += usize::from(found == before);
@@ -169,5 +162,6 @@ fn a_log_without_its_index_loses_the_last_transaction_at_most() {
             Err(_) => refused += 1,
         }
     }
-    assert!(refused > 300 && shorter > 50, "{refused} {shorter}");
+    // All that is not in the last transaction, or of an earlier log behind the end.
+    assert!(refused > 100 && shorter > 20, "{refused} {shorter}");
 }

@@ -132,11 +132,14 @@ fn what_another_program_writes_is_not_taken_for_ours() {
     bench.run(break_commits);
     assert!(is_refused(&bench.apply(created("2")), ""));
     bench.run(mend_commits);
-    bench.run(|db| db.execute_batch("UPDATE tally SET transactions = transactions + 1").unwrap());
-    bench.run(break_commits);
-    assert!(is_refused(&bench.apply(created("2")), ""));
-    bench.run(mend_commits);
-    assert!(is_refused(&bench.apply(created("2")), "restart the host"));
+    bench.apply(created("2")).unwrap();
+    bench.run(|db| {
+        db.execute_batch("UPDATE tally SET transactions = transactions + 1").unwrap();
+        fill(db);
+    });
+    assert!(is_refused(&bench.apply(big("1", 1)), "full"));
+    bench.run(empty);
+    assert!(is_refused(&bench.apply(created("3")), "restart the host"));
 }
 
 #[test]
@@ -145,7 +148,7 @@ fn random_faults_leave_what_was_acknowledged() {
     proptest!(ProptestConfig::with_cases(32), |(groups in groups)| {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("sessions.db");
-        let mut bench = Bench { file: file.clone(), store: open_file(&file).unwrap().0, folder };
+        let mut bench = Bench { file: file.clone(), store: open_file(&file).unwrap().0, _folder: folder };
         let mut model = Model::default();
         for (ops, fault, kill) in groups {
             match fault {
@@ -167,7 +170,7 @@ fn random_faults_leave_what_was_acknowledged() {
             }
             if kill {
                 let (elsewhere, copy) = bench.killed();
-                bench = Bench { store: open_file(&copy).unwrap().0, file: copy, folder: elsewhere };
+                bench = Bench { store: open_file(&copy).unwrap().0, file: copy, _folder: elsewhere };
             } else {
                 wait(bench.store.shutdown());
                 bench.store = open_file(&bench.file).unwrap().0;
