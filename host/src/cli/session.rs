@@ -123,8 +123,9 @@ fn text(session: &StoredSession, state: &SavedState) -> String {
 
 /// With line ends, where that keeps all of it: each digit, and each key.
 fn pretty(json: &RawValue) -> String {
-    let value: Option<Value> = serde_json::from_str(json.get()).ok().filter(|value: &Value| value.to_string() == json.get());
-    value.and_then(|value| serde_json::to_string_pretty(&value).ok()).unwrap_or_else(|| json.get().to_owned())
+    let value: Option<Value> = serde_json::from_str(json.get()).ok();
+    let kept = |value: &Value| serde_json::to_string(value).is_ok_and(|text| text == json.get());
+    value.filter(kept).and_then(|value| serde_json::to_string_pretty(&value).ok()).unwrap_or_else(|| json.get().to_owned())
 }
 
 /// Where a long text ends early.

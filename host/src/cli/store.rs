@@ -159,17 +159,11 @@ impl fmt::Display for Table<'_> {
             write!(f, "{name:>10}")?;
         }
         writeln!(f)?;
-        let lines: [(&str, fn(&Counts) -> usize); 5] = [
-            ("sessions", |counts| counts.sessions),
-            ("clients", |counts| counts.clients),
-            ("saved states", |counts| counts.saved),
-            ("timers", |counts| counts.timers),
-            ("resting ids", |counts| counts.resting),
-        ];
-        for (name, number) in lines {
+        let numbers = |counts: &Counts| [counts.sessions, counts.clients, counts.saved, counts.timers, counts.resting];
+        for (line, name) in ["sessions", "clients", "saved states", "timers", "resting ids"].into_iter().enumerate() {
             write!(f, "{name:14}")?;
             for (_, counts) in self.0 {
-                write!(f, "{:>10}", number(counts))?;
+                write!(f, "{:>10}", numbers(counts)[line])?;
             }
             writeln!(f)?;
         }

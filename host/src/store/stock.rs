@@ -1,6 +1,8 @@
 //! All that a store holds, into and out of it, for commands, which have no use for an open store. They read beside a host or while none runs, and write
 //! while none runs. Nothing here replaces a file or a session.
 
+mod place;
+
 use std::{
     collections::BTreeMap,
     fmt, io,
@@ -9,7 +11,7 @@ use std::{
 };
 
 use super::{
-    OpenError, SavedState, StoredSession, Url,
+    OpenError, SavedState, StoredSession,
     change::Content,
     disk::{beside, folder_of},
     json::{
@@ -22,66 +24,10 @@ use super::{
 };
 use crate::sessions::SessionId;
 
+pub use place::Place;
+
 /// How many problems of a store are listed in a message; the rest is counted.
 const LISTED: usize = 20;
-
-/// Where a store is that outlives its host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// `json:FILE`.
-    Json(PathBuf),
-    /// `sqlite:FILE`.
-    Sqlite(PathBuf),
-}
-
-impl Place {
-    /// What `url` names, relative to `base`; nothing for `memory:`.
-    ///
-    /// # Errors
-    /// Where the url is unknown.
-    pub fn of(url: &str, base: &Path) -> Result<Option<Self>, OpenError> {
-        Ok(match Url::parse(url)? {
-            Url::Memory => None,
-            Url::Json(file) => Some(Self::Json(base.join(file))),
-            Url::Sqlite(file) => Some(Self::Sqlite(base.join(file))),
-        })
-    }
-
-    /// The `json:` store in the file `before`, where that is there and this store is not: a host that starts takes it over.
-    #[must_use]
-    pub fn or_before(self, before: Option<PathBuf>) -> Self {
-        match before {
-            Some(before) if before.exists() && self.there().is_none() => Self::Json(before),
-            _ => self,
-        }
-    }
-
-    /// Its file.
-    #[must_use]
-    pub fn file(&self) -> &Path {
-        match self {
-            Self::Json(file) | Self::Sqlite(file) => file,
-        }
-    }
-
-    /// Something of it that is there, were it a link that leads nowhere.
-    fn there(&self) -> Option<PathBuf> {
-        let files = match self {
-            Self::Json(file) => vec![file.clone(), states::folder(file)],
-            Self::Sqlite(file) => sqlite::aside::files(file),
-        };
-        files.into_iter().find(|file| file.symlink_metadata().is_ok())
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Json(file) => write!(f, "json:{}", file.display()),
-            Self::Sqlite(file) => write!(f, "sqlite:{}", file.display()),
-        }
-    }
-}
 
 /// Why nothing was read or written. No text holds a pin.
 #[derive(Debug, thiserror::Error)]
@@ -314,11 +260,14 @@ fn read_json(target: PathBuf, granted_until: u64, lock: Option<FileLock>) -> Res
     Ok(Stock { content: moment.content, saved, bytes, damaged, left: moment.left, file: target, _lock: lock })
 }
 
+/// A session, and what its conductor has saved.
+pub type Kept = (Arc<StoredSession>, Option<SavedState>);
+
 /// A session of the store and what its conductor has saved; nothing where there is no such session. Works beside a host, and changes nothing.
 ///
 /// # Errors
 /// Where there is no store, or what is asked for cannot be read and understood.
-pub fn session(place: &Place, id: SessionId) -> Result<Option<(Arc<StoredSession>, Option<SavedState>)>, StockError> {
+pub fn session(place: &Place, id: SessionId) -> Result<Option<Kept>, StockError> {
     let target = real(place)?;
     if matches!(place, Place::Sqlite(_)) {
         let held = sqlite::aside::read_beside(&target).map_err(damage)?;

@@ -89,7 +89,7 @@ fn the_view_shows_what_is_there_and_no_pin() {
     }
     let reader = Connection::open_with_flags(&bench.file, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
     let mut view = reader.prepare("SELECT * FROM active_sessions ORDER BY id").unwrap();
-    let columns: Vec<_> = view.column_names().into_iter().map(str::to_owned).collect();
+    let columns: Vec<_> = view.column_names().map(str::to_owned).collect();
     assert_eq!(columns, ["id", "type", "created_at", "clients", "labels", "locked", "max_clients", "lifetime_ms", "empty_timeout_ms"]);
     let rows = view.query_map([], |row| {
         Ok(format!(

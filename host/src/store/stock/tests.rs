@@ -31,7 +31,7 @@ fn everything(number: u64) -> StoredSession {
     rest.insert("note".into(), serde_json::json!({"z": 1, "a": [null, 1.5, "ä\u{1}"]}));
     let extra = Extra {
         labels: BTreeMap::from([("room".into(), "4 \u{1f600}".into())]),
-        locked: number % 2 == 0,
+        locked: number.is_multiple_of(2),
         max_clients: Some(7),
         grants: BTreeMap::from([("phone".into(), grants)]),
         timers: BTreeMap::from([
