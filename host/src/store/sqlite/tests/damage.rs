@@ -56,8 +56,13 @@ struct Sample {
 
 fn sample() -> Sample {
     let bench = Bench::new(NEVER);
-    let some: BTreeMap<_, _> = [("room".to_owned(), "4".repeat(60))].into();
-    for n in 2..60 {
+    wait(bench.store.shutdown());
+    // Small pages: more of them, and less to flip that means nothing.
+    let small = "PRAGMA journal_mode = DELETE; PRAGMA page_size = 512; VACUUM; PRAGMA journal_mode = WAL";
+    Connection::open(&bench.file).unwrap().execute_batch(small).unwrap();
+    let bench = Bench { store: open_file(&bench.file).unwrap().0, ..bench };
+    let some: BTreeMap<_, _> = [("room".to_owned(), "4".repeat(30))].into();
+    for n in 2..16 {
         let number = n.to_string();
         bench.apply(created(&number)).unwrap();
         bench.apply(join(&number, "phone", 100 + n)).unwrap();
@@ -65,7 +70,7 @@ fn sample() -> Sample {
     }
     // Partly in the database, partly in the log, which has been used before.
     bench.run(|db| db.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap());
-    bench.apply(save("3", saved(7, vec![9; 6000]))).unwrap();
+    bench.apply(save("3", saved(7, vec![9; 1500]))).unwrap();
     bench.apply(Change::Close(id("4"))).unwrap();
     bench.apply(save("5", saved(8, "short"))).unwrap();
     let (_elsewhere, copy) = bench.killed();
@@ -73,8 +78,8 @@ fn sample() -> Sample {
     bench.apply(join("6", "tablet", 500)).unwrap();
     let (_elsewhere, copy) = bench.killed();
     let (all, killed) = (found(&files(&copy)).unwrap(), files(&copy));
-    assert!(all.sessions.len() == 58 && all.resting.len() == 1 && all.states.len() == 2 && all != before);
-    assert_eq!(started(&copy), Ok((58, Some(saved(7, vec![9; 6000])))));
+    assert!(all.sessions.len() == 14 && all.resting.len() == 1 && all.states.len() == 2 && all != before);
+    assert_eq!(started(&copy), Ok((14, Some(saved(7, vec![9; 1500])))));
     wait(bench.store.shutdown());
     Sample { before, all, killed, ended: files(&bench.file) }
 }
@@ -140,7 +145,7 @@ fn a_database_with_flipped_bits_is_what_was_stored_or_is_refused() {
 fn a_database_that_was_killed_is_what_was_stored_or_is_refused() {
     let Sample { all, killed, .. } = sample();
     let refused = [(0, 2000), (1, 3000), (2, 500)].map(|(which, count)| damage(&killed, which, count, 50, |found| *found == all));
-    assert!(refused[0] > 50 && refused[1] > 1000, "{refused:?}");
+    assert!(refused[0] > 50 && refused[1] > 300, "{refused:?}");
 }
 
 #[test]
