@@ -1,0 +1,66 @@
+//! Which store.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use super::super::{OpenError, Url, json::states, sqlite};
+
+/// Where a store is that outlives its host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `json:FILE`.
+    Json(PathBuf),
+    /// `sqlite:FILE`.
+    Sqlite(PathBuf),
+}
+
+impl Place {
+    /// What `url` names, relative to `base`; nothing for `memory:`.
+    ///
+    /// # Errors
+    /// Where the url is unknown.
+    pub fn of(url: &str, base: &Path) -> Result<Option<Self>, OpenError> {
+        Ok(match Url::parse(url)? {
+            Url::Memory => None,
+            Url::Json(file) => Some(Self::Json(base.join(file))),
+            Url::Sqlite(file) => Some(Self::Sqlite(base.join(file))),
+        })
+    }
+
+    /// The `json:` store in the file `before`, where that is there and this store is not: a host that starts takes it over.
+    #[must_use]
+    pub fn or_before(self, before: Option<PathBuf>) -> Self {
+        match before {
+            Some(before) if before.exists() && self.there().is_none() => Self::Json(before),
+            _ => self,
+        }
+    }
+
+    /// Its file.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        match self {
+            Self::Json(file) | Self::Sqlite(file) => file,
+        }
+    }
+
+    /// Something of it that is there, were it a link that leads nowhere.
+    pub(super) fn there(&self) -> Option<PathBuf> {
+        let files = match self {
+            Self::Json(file) => vec![file.clone(), states::folder(file)],
+            Self::Sqlite(file) => sqlite::aside::files(file),
+        };
+        files.into_iter().find(|file| file.symlink_metadata().is_ok())
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Json(file) => write!(f, "json:{}", file.display()),
+            Self::Sqlite(file) => write!(f, "sqlite:{}", file.display()),
+        }
+    }
+}
