@@ -281,3 +281,25 @@ fn a_damaged_state_is_copied_told_and_hides_no_other() {
     counted(&ended.stdout, 1);
     assert_eq!(fs::read(host.folder().join("copy.json.state").join(name)).unwrap(), content);
 }
+
+#[test]
+fn what_a_first_start_would_take_over_is_the_store_until_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(path("host.toml"), "").unwrap();
+    fs::create_dir(path("state")).unwrap();
+    let session = |id: &str| format!(r#"{{"{id}": {{"id": "{id}", "pin": "918", "type": "default", "clients": []}}}}"#);
+    fs::write(path("state/sessions.json"), session("000001")).unwrap();
+    fs::write(path("other.json"), session("000002")).unwrap();
+    let said = well(conductor_host(folder.path(), &["store", "check"], None));
+    assert!(said.starts_with(&format!("json:{}: ok\n", path("state/sessions.json"))), "{said}");
+    let words = refused(conductor_host(folder.path(), &["store", "import", "--from", &path("other.json")], None));
+    assert!(words.contains("which the host takes over at its first start"), "{words}");
+    assert!(!folder.path().join("state/sessions.db").exists());
+    // What it would take over may be taken over now, and is left where it is, and counts no more.
+    assert!(well(conductor_host(folder.path(), &["store", "import", "--from", &path("state/sessions.json")], None)).contains("sqlite:"));
+    assert!(
+        well(conductor_host(folder.path(), &["store", "check"], None)).starts_with(&format!("sqlite:{}: ok\n", path("state/sessions.db")))
+    );
+    assert_eq!(fs::read_to_string(path("state/sessions.json")).unwrap(), session("000001"));
+}
