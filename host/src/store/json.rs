@@ -34,6 +34,9 @@ use states::{Saves, States};
 /// How long after a failed write the next try, where no change brings one earlier.
 pub(super) const RETRY: Duration = Duration::from_secs(5);
 
+/// So many sessions that writing all of them at each change takes longer than it should.
+const MANY: usize = 1000;
+
 /// How many states are written before sessions have their turn again.
 const GROUP: usize = 16;
 
@@ -104,6 +107,7 @@ impl JsonStore {
             temporary,
             trouble: Arc::clone(&trouble),
             unsettled,
+            many: false,
             retry,
             _lock: lock,
         };
@@ -197,14 +201,30 @@ struct Writer<D> {
     trouble: Trouble,
     /// A write failed at its rename or after it: the file may hold changes that were refused, until one succeeds.
     unsettled: bool,
+    /// Whether it was said that there are [`MANY`].
+    many: bool,
     retry: Duration,
     _lock: FileLock,
 }
 
 impl<D: Disk> Writer<D> {
+    fn count(&mut self) {
+        let sessions = self.content.sessions.len();
+        if sessions > MANY && !self.many {
+            self.many = true;
+            tracing::warn!(
+                sessions,
+                "a json: store writes all sessions at each change, and is slow above {MANY} of them. To move into a database: stop the host, set store.url to \
+                 sqlite:FILE, run `conductor-host store import --config SETTINGS --from json:{}`, start it again",
+                self.target.display()
+            );
+        }
+    }
+
     fn run(mut self, queue: mpsc::Receiver<Work>) {
         let mut end = None;
         while end.is_none() {
+            self.count();
             let first = if self.saves.is_empty() {
                 let Some(first) = self.next(&queue) else { break };
                 Some(first)

@@ -57,7 +57,7 @@ struct Sample {
 fn sample() -> Sample {
     let bench = Bench::new(NEVER);
     let some: BTreeMap<_, _> = [("room".to_owned(), "4".repeat(60))].into();
-    for n in 2..9 {
+    for n in 2..60 {
         let number = n.to_string();
         bench.apply(created(&number)).unwrap();
         bench.apply(join(&number, "phone", 100 + n)).unwrap();
@@ -73,8 +73,8 @@ fn sample() -> Sample {
     bench.apply(join("6", "tablet", 500)).unwrap();
     let (_elsewhere, copy) = bench.killed();
     let (all, killed) = (found(&files(&copy)).unwrap(), files(&copy));
-    assert!(all.sessions.len() == 7 && all.resting.len() == 1 && all.states.len() == 2 && all != before);
-    assert_eq!(started(&copy), Ok((7, Some(saved(7, vec![9; 6000])))));
+    assert!(all.sessions.len() == 58 && all.resting.len() == 1 && all.states.len() == 2 && all != before);
+    assert_eq!(started(&copy), Ok((58, Some(saved(7, vec![9; 6000])))));
     wait(bench.store.shutdown());
     Sample { before, all, killed, ended: files(&bench.file) }
 }
