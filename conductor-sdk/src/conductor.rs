@@ -20,6 +20,10 @@ use crate::{CloseReason, Join, Joining, Left, Link, Message, Methods, Result, Sa
 /// block its thread; what waits, awaits. When an event's deadline (5 s unless the settings say otherwise) passes, its
 /// caller gets an error and the handler's future is dropped where it waits: what must finish goes to [`Session::spawn`].
 ///
+/// **Thread and call order**: each event runs on any of the host's threads for plugin code, perhaps on another at each `.await`.
+/// [`create`](Self::create) or [`restore`](Self::restore) comes first, [`close`](Self::close) last, and between them events come as they
+/// happened (see the [front page](crate#order-threads-errors-delivery)). [`methods`](Self::methods) is called once, when the plugin is loaded.
+///
 /// A panic is caught: its caller gets an error, and the session is *faulted*. No further event reaches the conductor then.
 ///
 /// Only [`create`](Self::create) must be written. Later versions add provided functions only.
@@ -47,7 +51,8 @@ use crate::{CloseReason, Join, Joining, Left, Link, Message, Methods, Result, Sa
 /// }
 /// ```
 pub trait Conductor: Send + Sized + 'static {
-    /// What `config` in the type's settings must look like; `()` for none. A [`Secret`](crate::Secret) in it may come from a file or the environment.
+    /// What `config` in the type's settings must look like; `()` for none, and not a `struct Config;` of your own: what a type without config gets is
+    /// `{}`, which is no unit struct (a `struct Config {}` reads it). A [`Secret`](crate::Secret) in it may come from a file or the environment.
     ///
     /// The host checks it when it loads the plugin, against the JSON Schema that [`schemars`] makes of this type: **what the schema does not allow is refused**,
     /// with every mistake told (`#[schemars(range(min = 1))]` and `length` count, too; a `#[serde(alias)]` is in no schema, so it does not work here). A key that
@@ -116,7 +121,8 @@ pub trait Conductor: Send + Sized + 'static {
     /// session; other sessions' run at the same time.
     ///
     /// # Errors
-    /// The session is not made then, and its administrator gets the error; after a restart it is kept as *unavailable*.
+    /// The session is not made then, and its administrator gets the error; one that is stored already is *parked*, as with an error of
+    /// [`restore`](Self::restore).
     ///
     /// ```
     /// # use conductor_sdk::prelude::*;
@@ -137,7 +143,9 @@ pub trait Conductor: Send + Sized + 'static {
     /// Thread and order are those of `create`; timers that were due meanwhile are told after it.
     ///
     /// # Errors
-    /// The session is kept as *unavailable*, its state untouched.
+    /// The session is *parked*: kept without a conductor, its state as it was before, whatever was saved on the way to the error. The host
+    /// tries again after a second, and then after ever longer pauses up to five minutes, so an error is right where something outside is down for
+    /// now; and at once when a newer build of the plugin is loaded. A panic and a deadline that passes are errors, too.
     ///
     /// ```
     /// # use conductor_sdk::prelude::*;
@@ -353,6 +361,9 @@ pub trait Conductor: Send + Sized + 'static {
 
     /// The last event: the session ends, the host stops, or the session moves to a newer build of the plugin. It has 10 s; the tasks of
     /// this conductor end after it, and then it is dropped. What must go on is saved here at the latest.
+    ///
+    /// A session that ends while its conductor waits to be made again, after a restart, gets it made for this event where it has saved something:
+    /// what it began elsewhere can be ended here. One that saved nothing is not made to be closed.
     ///
     /// # Errors
     /// Logged; the session ends, or moves, all the same.

@@ -1,8 +1,19 @@
 //! Errors of conductors.
 
-use std::fmt;
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
-use conductor_abi::{contract::Failure, wire::code};
+use conductor_abi::{
+    abi_stable::std_types::{RErr, ROk},
+    async_ffi::BorrowingFfiFuture,
+    contract::{Failure, Reply},
+    wire::code,
+};
+use pin_project_lite::pin_project;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -189,6 +200,35 @@ pub(crate) fn from_failure(failure: &Failure) -> Error {
     Error(Box::new(Parts { code, message: failure.message.to_string(), data: serde_json::from_slice(&failure.data).ok() }))
 }
 
+pub(crate) fn reply(result: Result<Vec<u8>>) -> Reply {
+    match result {
+        Ok(bytes) => ROk(bytes.into()),
+        Err(error) => RErr(into_failure(error)),
+    }
+}
+
+/// What comes of `result`, for the other side.
+pub(crate) fn answer<'a>(result: impl Future<Output = Result<Vec<u8>>> + Send + 'a) -> BorrowingFfiFuture<'a, Reply> {
+    BorrowingFfiFuture::new(Answer { result })
+}
+
+pin_project! {
+    // By hand: a future of the compiler's would be copied once more on its way into its box.
+    struct Answer<F> {
+        #[pin]
+        result: F,
+    }
+}
+
+impl<F: Future<Output = Result<Vec<u8>>>> Future for Answer<F> {
+    type Output = Reply;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
+        self.project().result.poll(cx).map(reply)
+    }
+}
+
+#[cold]
 pub(crate) fn into_failure(error: Error) -> Failure {
     let Parts { code, message, data } = *error.0;
     let data = data.map(|data| data.to_string().into_bytes()).unwrap_or_default();

@@ -2,7 +2,11 @@
 
 mod service;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{
+    future::{Future, ready},
+    pin::Pin,
+    sync::Arc,
+};
 
 use conductor_abi::{
     ABI_VERSION,
@@ -13,8 +17,12 @@ use conductor_abi::{
 };
 
 use crate::{
-    CloseReason, Conductor, Error, Joining, Left, Link, Message, Methods, Result, Saved, Session, Timer, conductor::is_written,
-    error::into_failure, guard, logging, methods::parse, runtime::Surroundings,
+    CloseReason, Conductor, Error, Joining, Left, Link, Message, Methods, Result, Saved, Session, Timer,
+    conductor::is_written,
+    error::{answer, into_failure, reply},
+    guard, logging,
+    methods::parse,
+    runtime::Surroundings,
 };
 
 pub use service::offer_service;
@@ -198,7 +206,7 @@ impl<C: Conductor> Offer for Offered<C> {
                 Some(saved) => C::restore(&session, config, saved).await?,
                 None => C::create(&session, config).await?,
             };
-            Ok(ConductorObj::new(Live { conductor: Some(conductor), session, methods }))
+            Ok(ConductorObj::new(Live { conductor: Some(conductor), lent: Some(session.clone()), session, methods }))
         })
     }
 }
@@ -207,23 +215,21 @@ struct Live<C> {
     /// Taken only when the object is dropped.
     conductor: Option<C>,
     session: Session,
+    /// The same once more, for the guard to lend.
+    lent: Option<Session>,
     methods: Arc<Methods<C>>,
 }
 
 impl<C: Conductor> ConductorObject for Live<C> {
     fn handle<'a>(&'a mut self, event: Event<'a>) -> BorrowingFfiFuture<'a, Reply> {
-        let Self { conductor, session, methods } = self;
-        let (session, methods) = (&*session, &**methods);
-        let gone = || Error::of(code::INTERNAL, "the conductor is gone");
+        let Self { conductor, session, lent, methods } = self;
+        let Some(conductor) = conductor else { return answer(ready(Err(Error::of(code::INTERNAL, "the conductor is gone")))) };
+        let session = &*session;
         if event.kind.as_str() == event::REQUEST {
             // By itself: a future that has room for each of the hooks is large, and is moved a few times.
-            let (method, params) = (event.subject.as_str(), event.body.as_slice());
-            return answered(guard::run(Some(session), async move {
-                methods.call(conductor.as_mut().ok_or_else(gone)?, session, method, params).await
-            }));
+            return methods.call(conductor, session, lent, event.subject.as_str(), event.body.as_slice());
         }
-        answered(guard::run(Some(session), async move {
-            let conductor = conductor.as_mut().ok_or_else(gone)?;
+        answer(guard::run(lent, async move {
             match event.kind.as_str() {
                 event::MESSAGE => {
                     let message = Message::new(&event, parse_meta(event.meta.as_slice())?);
@@ -252,10 +258,6 @@ impl<C: Conductor> ConductorObject for Live<C> {
     }
 }
 
-fn answered<'a>(handled: impl Future<Output = Result<Vec<u8>>> + Send + 'a) -> BorrowingFfiFuture<'a, Reply> {
-    BorrowingFfiFuture::new(async move { reply(handled.await) })
-}
-
 fn parse_meta(meta: &[u8]) -> Result<EventMeta> {
     if meta.is_empty() {
         return Ok(EventMeta::default());
@@ -266,15 +268,8 @@ fn parse_meta(meta: &[u8]) -> Result<EventMeta> {
 impl<C> Drop for Live<C> {
     fn drop(&mut self) {
         if let Some(conductor) = self.conductor.take() {
-            guard::discard(Some(&self.session), conductor);
+            guard::discard(&mut self.lent, conductor);
         }
-    }
-}
-
-fn reply(result: Result<Vec<u8>>) -> Reply {
-    match result {
-        Ok(bytes) => ROk(bytes.into()),
-        Err(error) => RErr(into_failure(error)),
     }
 }
 
@@ -284,7 +279,7 @@ pub struct Entry<T>(std::marker::PhantomData<T>);
 
 impl<T: Offers> Entry<T> {
     fn find(name: &str) -> Result<&'static dyn Offer> {
-        let offers = guard::scope(None, T::offers)?;
+        let offers = guard::scope(&mut None, T::offers)?;
         let found = offers.iter().find(|offer| offer.name() == name);
         found
             .map(|offer| &**offer)
@@ -295,7 +290,7 @@ impl<T: Offers> Entry<T> {
 impl<T: Offers> PluginEntry for Entry<T> {
     fn manifest() -> Reply {
         guard::install_hook();
-        let manifest = guard::scope(None, || {
+        let manifest = guard::scope(&mut None, || {
             let mut manifest = Manifest::default();
             manifest.abi = ABI_VERSION.to_owned();
             manifest.sdk = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned();
@@ -315,13 +310,12 @@ impl<T: Offers> PluginEntry for Entry<T> {
     }
 
     fn handle<'a>(event: Event<'a>) -> BorrowingFfiFuture<'a, Reply> {
-        let handled = guard::run(None, async move {
+        answer(guard::run(None, async move {
             match event.kind.as_str() {
                 root::CHECK_CONFIG => Self::find(event.subject.as_str())?.check_config(event.body.as_slice()).map(|()| Vec::new()),
                 other => Err(Error::of(code::UNSUPPORTED, format!("this plugin's SDK does not know {other:?}"))),
             }
-        });
-        BorrowingFfiFuture::new(async move { reply(handled.await) })
+        }))
     }
 
     fn create<'a>(name: &'a str, host: HostObj, meta: &'a [u8], body: &'a [u8]) -> BorrowingFfiFuture<'a, Created> {
@@ -345,5 +339,5 @@ async fn create<T: Offers>(name: &str, host: HostObj, meta: &[u8], body: &[u8]) 
     let session = Session::new(host, meta.session, meta.type_name, &meta.seed, offer.surroundings()?)?;
     let config = meta.config.get().as_bytes();
     let saved = meta.restoring.then(|| Saved::new(meta.state_version, body.to_vec()));
-    guard::run(Some(&session), offer.create(session.clone(), config, saved)).await
+    guard::run(Some(session.clone()), offer.create(session, config, saved)).await
 }

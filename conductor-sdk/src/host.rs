@@ -30,14 +30,10 @@ use crate::{Client, NewSession, Publish, Result, Session, SessionInfo, Task, Tas
 pub struct Host(Session);
 
 impl Host {
-    /// `own` is what the host gave at the service's creation: it stands for no session.
+    /// `own` is what the host gave at the service's creation: it stands for no session. Tasks, panics and log lines of the service
+    /// count for it.
     pub(crate) fn new(own: Session) -> Self {
         Self(own)
-    }
-
-    /// What tasks, panics and log lines of the service count for.
-    pub(crate) fn own(&self) -> &Session {
-        &self.0
     }
 
     /// The service's name in the host's settings (which may differ from its name in the plugin).

@@ -69,7 +69,7 @@
 //! - **Threads.** All your code runs on the host's threads for plugins, any of them, never two events of one session at once; tasks that you
 //!   spawn run beside them. No thread is yours: what belongs to one (thread-locals, say) may be another's at the next event.
 //! - **Errors.** A request's error goes to who asked, a `joining`'s error fails the join; those of the other hooks are logged. In each case the
-//!   session goes on. An error of `create` means that there is no session, one of `restore` that it is kept and unavailable. After the deadline the
+//!   session goes on. An error of `create` means that there is no session, one of `restore` that it is kept without a conductor, and tried again. After the deadline the
 //!   handler's future is dropped where it waits, and the next event comes. A panic ends the conductor, and its session is *faulted*: it is told
 //!   nothing more, requests say why, and joins are refused where there is a `joining` and go on otherwise.
 //! - **Delivery.** A message is heard once, in the order of its sender, and not at all where the session's mailbox (1,024 events) is full of

@@ -8,7 +8,7 @@ use conductor_abi::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Result};
+use crate::{Error, Result, methods::misfit};
 
 /// A message that a client of the session sent.
 ///
@@ -75,7 +75,7 @@ impl Message {
     /// The payload read as JSON.
     ///
     /// # Errors
-    /// Where it is not JSON, or does not fit `T`.
+    /// Where it is not JSON, or does not fit `T`, with the place in it.
     ///
     /// ```
     /// # fn f(message: &conductor_sdk::Message) -> conductor_sdk::Result<()> {
@@ -83,7 +83,8 @@ impl Message {
     /// # Ok(()) }
     /// ```
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_slice(&self.payload).map_err(|e| Error::new(format!("the payload of {:?} does not fit: {e}", self.name)))
+        serde_json::from_slice(&self.payload)
+            .map_err(|e| Error::new(format!("the payload of {:?} does not fit{}", self.name, misfit::<T>(&self.payload, &e))))
     }
 
     /// The id of the client that sent it; nothing where the broker cannot tell (an external one).
@@ -248,7 +249,7 @@ pub enum CloseReason {
     Requested,
     /// The conductor closed it through [`Session::close`](crate::Session::close).
     Conductor,
-    /// Its time was over.
+    /// Its time was over: the host or the session has a limit, how long it lives or how long it may be empty.
     Expired,
     /// The host stops; the session stays stored and its conductor is made again at the next start.
     HostStopping,
@@ -282,5 +283,22 @@ impl CloseReason {
             Self::Replaced => wire::close::REPLACED,
             Self::Other => "other",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_that_does_not_fit_is_told_with_its_place() {
+        let read = |payload: &str| {
+            let event = Event { subject: "score".into(), body: payload.as_bytes().into(), ..Event::new(wire::event::MESSAGE) };
+            Message::new(&event, EventMeta::default()).json::<Vec<(String, u8)>>()
+        };
+        assert_eq!(read(r#"[["ann", 3]]"#).unwrap(), [("ann".to_owned(), 3)]);
+        let told = read(r#"[["ann", 3], ["bob", "x"]]"#).unwrap_err();
+        assert_eq!(told.message(), r#"the payload of "score" does not fit at "[1][1]": invalid type: string "x", expected u8"#);
+        assert!(read("").unwrap_err().message().starts_with(r#"the payload of "score" does not fit: EOF"#));
     }
 }

@@ -1,20 +1,29 @@
 //! The requests that a conductor answers.
 
-use std::{any::TypeId, collections::BTreeMap, fmt, future::Future, pin::Pin};
+use std::{
+    any::Any,
+    fmt,
+    future::{Future, ready},
+};
 
-use conductor_abi::wire::{MethodManifest, code};
+use conductor_abi::{
+    async_ffi::BorrowingFfiFuture,
+    contract::Reply,
+    wire::{MethodManifest, code},
+};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
-use crate::{Error, Result, Session};
+use crate::{Error, Result, Session, error::answer, guard};
 
 /// The method that every conductor has, by which administrators ask for the others.
 const REQUEST_API: &str = "request_api";
 
-type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-type Call<C, H> = Box<dyn for<'a> Fn(&'a mut C, &'a H, &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>>> + Send + Sync>;
-type Otherwise<C, H> = Box<dyn for<'a> Fn(&'a mut C, &'a H, Request) -> BoxFuture<'a, Result<Vec<u8>>> + Send + Sync>;
+/// What calls the author's function, guarded.
+type Call<C, H> = Box<dyn for<'a> Fn(&'a mut C, &'a H, &'a mut Option<Session>, &'a [u8]) -> BorrowingFfiFuture<'a, Reply> + Send + Sync>;
+type Otherwise<C, H> =
+    Box<dyn for<'a> Fn(&'a mut C, &'a H, &'a mut Option<Session>, Request) -> BorrowingFfiFuture<'a, Reply> + Send + Sync>;
 
 /// A plain async method `async fn(&mut self, &Session, P) -> Result<R>` (a service's: with `&Host`): what [`Methods::on`] takes. Not to be named outside of
 /// this crate.
@@ -61,8 +70,8 @@ where
 /// assert_eq!(methods.names().collect::<Vec<_>>(), ["add", "reset"]);
 /// ```
 pub struct Methods<C, H = Session> {
-    by_name: BTreeMap<&'static str, Method<C, H>>,
-    order: Vec<&'static str>,
+    /// In the order they were added.
+    all: Vec<Method<C, H>>,
     otherwise: Option<Otherwise<C, H>>,
 }
 
@@ -82,6 +91,7 @@ impl<'a> Description<'a> {
 }
 
 struct Method<C, H> {
+    name: &'static str,
     call: Call<C, H>,
     manifest: MethodManifest,
 }
@@ -96,7 +106,7 @@ impl<C: Send + 'static, H: Sync + 'static> Methods<C, H> {
     /// ```
     #[must_use]
     pub fn new() -> Self {
-        Self { by_name: BTreeMap::new(), order: Vec::new(), otherwise: None }
+        Self { all: Vec::new(), otherwise: None }
     }
 
     /// Adds a method. Its parameters and its result are JSON by their serde types. A method that takes `()` accepts and ignores any
@@ -125,18 +135,21 @@ impl<C: Send + 'static, H: Sync + 'static> Methods<C, H> {
         R: Serialize + JsonSchema + Send + 'static,
         M: for<'a> Handler<'a, C, H, P, R> + Copy + 'static,
     {
-        let call: Call<C, H> = Box::new(move |conductor, handle, body| {
-            Box::pin(async move {
+        let call: Call<C, H> = Box::new(move |conductor, handle, session, body| {
+            let call = async move {
                 let params = parse::<P>(body, code::INVALID_PARAMS, "the parameters do not fit")?;
                 to_result(&method.call(conductor, handle, params).await?)
-            })
+            };
+            answer(guard::run(session, call))
         });
         let mut manifest = MethodManifest::default();
         manifest.name = name.to_owned();
         manifest.params = Some(schemars::schema_for!(P).to_value());
         manifest.result = Some(schemars::schema_for!(R).to_value());
-        if self.by_name.insert(name, Method { call, manifest }).is_none() {
-            self.order.push(name);
+        let method = Method { name, call, manifest };
+        match self.all.iter_mut().find(|other| other.name == name) {
+            Some(earlier) => *earlier = method,
+            None => self.all.push(method),
         }
         self
     }
@@ -170,8 +183,8 @@ impl<C: Send + 'static, H: Sync + 'static> Methods<C, H> {
         R: Serialize + Send + 'static,
         M: for<'a> Handler<'a, C, H, Request, R> + Copy + 'static,
     {
-        self.otherwise = Some(Box::new(move |conductor, handle, request| {
-            Box::pin(async move { to_result(&handler.call(conductor, handle, request).await?) })
+        self.otherwise = Some(Box::new(move |conductor, handle, session, request| {
+            answer(guard::run(session, async move { to_result(&handler.call(conductor, handle, request).await?) }))
         }));
         self
     }
@@ -184,21 +197,38 @@ impl<C: Send + 'static, H: Sync + 'static> Methods<C, H> {
     /// assert!(methods.names().all(|name| !name.is_empty()));
     /// ```
     pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.order.iter().copied()
+        self.all.iter().map(|method| method.name)
     }
 
-    pub(crate) async fn call<'a>(&'a self, conductor: &'a mut C, handle: &'a H, name: &'a str, body: &'a [u8]) -> Result<Vec<u8>> {
-        match self.by_name.get(name) {
-            Some(method) => (method.call)(conductor, handle, body).await,
-            None => match &self.otherwise {
-                Some(handler) => handler(conductor, handle, Request::new(name, body)?).await,
-                None if name == REQUEST_API => Ok(serde_json::to_vec(&self.descriptions())?),
-                None => {
-                    let known = self.order.join(", ");
-                    Err(Error::of(code::UNKNOWN_METHOD, format!("there is no method {name:?}; known are: {known}")))
-                }
-            },
+    /// Answers a request; what the author wrote runs under `session`. One allocation for each: there are many of them.
+    pub(crate) fn call<'a>(
+        &'a self,
+        conductor: &'a mut C,
+        handle: &'a H,
+        session: &'a mut Option<Session>,
+        name: &'a str,
+        body: &'a [u8],
+    ) -> BorrowingFfiFuture<'a, Reply> {
+        if let Some(method) = self.find(name) {
+            return (method.call)(conductor, handle, session, body);
         }
+        let result = match &self.otherwise {
+            Some(handler) => match Request::new(name, body) {
+                Ok(request) => return handler(conductor, handle, session, request),
+                Err(error) => Err(error),
+            },
+            None if name == REQUEST_API => to_result(&self.descriptions()),
+            None => {
+                let known = self.names().collect::<Vec<_>>().join(", ");
+                Err(Error::of(code::UNKNOWN_METHOD, format!("there is no method {name:?}; known are: {known}")))
+            }
+        };
+        answer(ready(result))
+    }
+
+    /// By going through them: they are few, and mostly told apart by their length alone.
+    fn find(&self, name: &str) -> Option<&Method<C, H>> {
+        self.all.iter().find(|method| method.name == name)
     }
 
     pub(crate) fn has_others(&self) -> bool {
@@ -206,12 +236,11 @@ impl<C: Send + 'static, H: Sync + 'static> Methods<C, H> {
     }
 
     fn descriptions(&self) -> Vec<Description<'_>> {
-        let manifests = self.order.iter().filter_map(|name| self.by_name.get(name)).map(|method| &method.manifest);
-        manifests.map(Description::of).collect()
+        self.all.iter().map(|method| Description::of(&method.manifest)).collect()
     }
 
     pub(crate) fn manifest(&self) -> Vec<MethodManifest> {
-        self.order.iter().filter_map(|name| self.by_name.get(name)).map(|method| method.manifest.clone()).collect()
+        self.all.iter().map(|method| method.manifest.clone()).collect()
     }
 }
 
@@ -293,8 +322,11 @@ impl Request {
 
 /// JSON to `T`; for `()` whatever comes is accepted. No bytes at all mean null.
 pub(crate) fn parse<T: DeserializeOwned + 'static>(body: &[u8], code: i32, what: &str) -> Result<T> {
-    let ignored = TypeId::of::<T>() == TypeId::of::<()>();
-    let text = if ignored || body.is_empty() { b"null" } else { body };
+    let mut nothing = Some(());
+    if let Some(nothing) = (&mut nothing as &mut dyn Any).downcast_mut::<Option<T>>().and_then(Option::take) {
+        return Ok(nothing);
+    }
+    let text = if body.is_empty() { b"null" } else { body };
     serde_json::from_slice(text).map_err(|error| Error::of(code, format!("{what}{}", misfit::<T>(text, &error))))
 }
 
@@ -321,7 +353,7 @@ impl<C: Send + 'static, H: Sync + 'static> Default for Methods<C, H> {
 
 impl<C, H> fmt::Debug for Methods<C, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Methods").field(&self.order).finish()
+        f.debug_tuple("Methods").field(&self.all.iter().map(|method| method.name).collect::<Vec<_>>()).finish()
     }
 }
 
@@ -392,7 +424,8 @@ mod tests {
 
     #[test]
     fn a_conductor_describes_itself() {
-        let methods = Methods::new().on("enter", Game::enter).on("add", Game::add).on("stop", Game::stop);
+        // Of two with one name the later counts, in the place of the earlier.
+        let methods = Methods::new().on("enter", Game::add).on("add", Game::add).on("enter", Game::enter).on("stop", Game::stop);
         let told = serde_json::to_string(&methods.descriptions()).unwrap();
         let expected =
             r#"[{"method":"enter","params":["name","players","kind"]},{"method":"add","params":[]},{"method":"stop","params":[]}]"#;

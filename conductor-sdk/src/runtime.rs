@@ -6,10 +6,10 @@
 use crate::Result;
 
 /// What a conductor's code runs in beside its session: the runtime of its library, or nothing.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Surroundings {
     #[cfg(feature = "tokio")]
-    handle: Option<tokio::runtime::Handle>,
+    handle: Option<&'static tokio::runtime::Handle>,
 }
 
 impl Surroundings {
@@ -31,8 +31,8 @@ impl Surroundings {
     /// Until the guard is dropped, tokio's sockets, timers and tasks find the runtime. In a thread that is ending they may not.
     #[cfg(feature = "tokio")]
     #[inline]
-    pub(crate) fn enter(&self) -> Option<tokio::runtime::EnterGuard<'_>> {
-        let handle = self.handle.as_ref()?;
+    pub(crate) fn enter(&self) -> Option<tokio::runtime::EnterGuard<'static>> {
+        let handle = self.handle?;
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handle.enter())).ok()
     }
 
@@ -65,22 +65,22 @@ mod started {
     use crate::{Error, Result};
 
     /// Never dropped, as the library is never unloaded.
-    static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
+    static RUNTIME: Mutex<Option<&'static Runtime>> = Mutex::new(None);
 
     thread_local! {
         static OWN: Cell<bool> = const { Cell::new(false) };
     }
 
-    pub(super) fn handle() -> Result<Handle> {
+    pub(super) fn handle() -> Result<&'static Handle> {
         let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(runtime) = &*runtime {
-            return Ok(runtime.handle().clone());
+        if let Some(runtime) = *runtime {
+            return Ok(runtime.handle());
         }
         // One worker drives sockets and timers and runs what is spawned by tokio; handlers run on the host's threads.
         let mut builder = Builder::new_multi_thread();
         builder.worker_threads(1).thread_name("plugin-tokio").on_thread_start(|| OWN.set(true)).enable_all();
         let made = builder.build().map_err(|e| Error::of(code::INTERNAL, format!("the plugin's tokio runtime does not start: {e}")))?;
-        Ok(runtime.insert(made).handle().clone())
+        Ok(runtime.insert(Box::leak(Box::new(made))).handle())
     }
 
     pub(crate) fn is_own_thread() -> bool {

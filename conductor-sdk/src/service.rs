@@ -17,6 +17,9 @@ use crate::{CloseReason, Host, Link, Message, Methods, Result, SessionClosed, Se
 /// visibly, until it is made again: at a reload (SIGHUP or `POST /v1/plugins/reload`), or when the host starts again. A service keeps no state
 /// and has no timers that survive a restart.
 ///
+/// **Thread and call order**: each event runs on any of the host's threads for plugin code. [`create`](Self::create) comes first,
+/// [`close`](Self::close) last, and between them what happens in one session comes in its order; of two sessions, in any.
+///
 /// Only [`create`](Self::create) must be written. Later versions add provided functions only.
 ///
 /// ```

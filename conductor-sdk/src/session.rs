@@ -275,7 +275,7 @@ impl Session {
     {
         let (task, cancellable) = cancellable(async move { future.await.into_result() });
         // Guarded from here on: the task may be dropped before it is ever polled.
-        let guarded = guard::run(Some(self), cancellable);
+        let guarded = guard::run(Some(self.clone()), cancellable);
         let reply = async move {
             match guarded.await {
                 Ok(()) => ROk(RVec::new()),
@@ -326,7 +326,7 @@ impl fmt::Debug for Session {
 }
 
 /// A message about to be sent: made by [`Session::publish`] and [`Session::publish_to`] (a service's: by those of
-/// [`Host`](crate::Host)), sent by `.await`.
+/// [`Host`](crate::Host)), sent by `.await`: on any thread, and two that are awaited one after the other arrive in that order.
 ///
 /// ```
 /// # use conductor_sdk::prelude::*;

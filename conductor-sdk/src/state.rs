@@ -81,7 +81,8 @@ impl std::fmt::Debug for Saved {
     }
 }
 
-/// State about to be saved: made by [`Session::save`] and [`Session::save_bytes`], saved by `.await`.
+/// State about to be saved: made by [`Session::save`] and [`Session::save_bytes`], saved by `.await`: on any thread, in the order in
+/// which they are awaited, so the last counts.
 ///
 /// ```
 /// # use conductor_sdk::prelude::*;
@@ -130,9 +131,11 @@ impl Session {
     ///
     /// There is one exception: while [`Conductor::create`](crate::Conductor::create) makes a **new** session, nothing of that session is
     /// stored yet. What is saved then is durable when the session has been made (before its administrator is told), and gone where `create` fails. The same
-    /// is true of timers, labels and rules for joining.
+    /// is true of timers, labels and rules for joining; and of all four while a session **moves** to a newer build: what `create` or `restore` changes
+    /// there is durable when the conductor is made, and gone where it is not, so that the old build goes on from what was there before.
     ///
-    /// In [`Conductor::close`](crate::Conductor::close) it works where the host stops; where the session ends, there is nothing to save for.
+    /// In [`Conductor::close`](crate::Conductor::close) it works where the host stops or newer code takes over; where the session ends, there is
+    /// nothing to save for.
     ///
     /// # Errors
     /// State that cannot be JSON or is larger than the host allows (1 MiB unless its settings say otherwise), a store that cannot be
@@ -169,8 +172,10 @@ impl Session {
 
     /// Sets a timer that fires once: [`Conductor::timer`](crate::Conductor::timer) is called with `name` after `delay`, in turn
     /// with all other events, however long the conductor is busy with those. A timer of that name is replaced. **It survives a restart**: one
-    /// that was due meanwhile fires then, at once. It is taken away after its event was handled, with an error too; where the host dies before that, it
-    /// fires again. The delay is measured on the host's clock: where somebody sets that, the timer fires earlier or later.
+    /// that was due meanwhile fires then, at once, and [says how late](Timer::late) it is. So does one of a session that had no conductor
+    /// for a while, and it makes that of a session whose conductor is made at its first event. It is taken away after its event was handled, with an error too; where the host dies before that, it
+    /// fires again. A session may have 1,024 timers. The delay is measured on the host's clock: where somebody sets that, the timer fires earlier or later (a clock
+    /// that is set forward is noticed within a minute).
     ///
     /// # Errors
     /// Too many timers, a name longer than 128 bytes, a store that cannot be written, a closed session.
@@ -186,7 +191,8 @@ impl Session {
     }
 
     /// Sets a timer that fires each `period`, first after one. Else as [`once`](Self::once). The times at which it is due do not
-    /// drift; of those that pass while the host is down or the conductor is busy, one fires.
+    /// drift; of those that pass while the host is down or the conductor is busy, one fires: the last, and then it goes on in its own rhythm. With a period of a
+    /// minute or more, what was told is stored each time; one with a shorter period may be told a time again if the host is back before the next.
     ///
     /// # Errors
     /// Those of [`once`](Self::once), and a period below 10 ms.

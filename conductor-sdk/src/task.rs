@@ -14,6 +14,9 @@ use crate::Result;
 
 /// A task started by [`Session::spawn`](crate::Session::spawn). Dropping it lets the task go on.
 ///
+/// The task runs on the host's threads for plugin code, beside the events and other tasks and in no order with them; these functions may be
+/// called from any thread.
+///
 /// ```
 /// # use conductor_sdk::prelude::*;
 /// # fn f(session: &Session) -> Result<()> {

@@ -12,8 +12,9 @@
 //!   waits longer is given up. What waits for another thread has as long in real time. A handler that blocks its thread blocks the test.
 //! - **Panic.** The conductor is faulted then, as in the host: it is told nothing more, requests answer with the panic, joins are
 //!   refused where it has [`joining`](crate::Conductor::joining) and go on otherwise.
-//! - **Restarts.** [`restart`](Rig::restart) plays the end of the host and its next start, also with newer code;
-//!   [`snapshot`](Rig::snapshot) and [`start_from_snapshot`](Rig::start_from_snapshot) do the same with bytes that can be kept in a file.
+//! - **Restarts and upgrades.** [`restart`](Rig::restart) plays a host that dies and starts again, also with newer code; [`replace`](Rig::replace)
+//!   an upgrade of the running session, in which the old code may save; [`snapshot`](Rig::snapshot) and
+//!   [`start_from_snapshot`](Rig::start_from_snapshot) do the same with bytes that can be kept in a file.
 //!
 //! What devices see (their connections, retained messages, quality of service) is the broker's affair and not played.
 
@@ -171,13 +172,82 @@ impl Rig {
         if lock(&self.state).closed {
             return Err(Error::of(code::CLOSED, rules::CLOSED));
         }
+        self.begin_anew::<C>(config)
+    }
+
+    /// The running session moves to `C`, a newer build of the plugin: its conductor is told
+    /// [`close(Replaced)`](CloseReason::Replaced), in which it may save; its tasks end and it is dropped; and `C::restore` makes another from what was
+    /// saved last, or `C::create` where nothing was. Clients, grants, labels and timers stay, and what `close` did to them is
+    /// told to the new one. An error of the old one's `close` is logged, and the session moves all the same. One that panicked is made anew, too.
+    ///
+    /// # Errors
+    /// Those of `C`, and a config that does not fit (the host would then make the old one again; here there is none any more). A session that is
+    /// closed, also by its conductor in this very `close`.
+    ///
+    /// ```
+    /// use conductor_sdk::{prelude::*, testing::Rig};
+    ///
+    /// struct Game { score: u32 }
+    /// impl Conductor for Game {
+    ///     type Config = ();
+    ///     async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Self { score: 7 }) }
+    ///     async fn restore(_: &Session, _: (), saved: Saved) -> Result<Self> { Ok(Self { score: saved.parse()? }) }
+    ///     async fn close(&mut self, session: &Session, reason: CloseReason) -> Result<()> {
+    ///         match reason {
+    ///             CloseReason::HostStopping | CloseReason::Replaced => session.save(&self.score).await,
+    ///             _ => Ok(()),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let mut rig = Rig::start::<Game>(()).unwrap();
+    /// rig.replace::<Game>(()).unwrap();
+    /// assert_eq!(rig.saved().unwrap().bytes(), b"7");
+    /// ```
+    pub fn replace<C: Conductor>(&mut self, config: impl Serialize) -> Result<()> {
+        if self.is_closed() {
+            return Err(Error::of(code::CLOSED, rules::CLOSED));
+        }
+        lock(&self.state).ending = Some(CloseReason::Replaced);
+        if self.faulted.is_none() {
+            // Logged there.
+            let _ = self.drive(event::CLOSE, CloseReason::Replaced.as_str(), "", &[], EventMeta::default());
+        }
+        if self.is_closed() {
+            lock(&self.state).closed = true;
+            self.end();
+            return Err(Error::of(code::CLOSED, rules::CLOSED));
+        }
+        self.begin_anew::<C>(config)
+    }
+
+    /// Drops the conductor and makes another, in the same session.
+    fn begin_anew<C: Conductor>(&mut self, config: impl Serialize) -> Result<()> {
         // What the old life still says while it is dropped, it says to nobody.
         let state = std::mem::take(&mut *lock(&self.state));
         lock(&self.state).closed = true;
         self.end();
-        let State { now, clients, rules, labels, saved, timers, kicked, published, logged, told, asked, .. } = state;
-        let state = State { now, clients, rules, labels, saved, timers, kicked, published, logged, told, asked, ..State::default() };
-        (self.state, self.faulted) = (Arc::new(Mutex::new(state)), None);
+        let State { now, clients, rules, labels, saved, timers, leaving, kicked, published, logged, told, asked, count, spawned, .. } =
+            state;
+        // Tasks that never ran; the old life is over before the new one begins.
+        drop(spawned);
+        let kept = State {
+            now,
+            clients,
+            rules,
+            labels,
+            saved,
+            timers,
+            leaving,
+            kicked,
+            published,
+            logged,
+            told,
+            asked,
+            count,
+            ..State::default()
+        };
+        (self.state, self.faulted) = (Arc::new(Mutex::new(kept)), None);
         self.make::<C>(config)?;
         self.follow_up();
         Ok(())
@@ -192,7 +262,7 @@ impl Rig {
         let config = serde_json::to_vec(&config)?;
         self.hooks = offer.manifest().hooks;
         let saved = lock(&self.state).saved.clone();
-        let created = guard::run(Some(&session), offer.create(session.clone(), &config, saved));
+        let created = guard::run(Some(session.clone()), offer.create(session, &config, saved));
         self.take_in(created)
     }
 
@@ -228,6 +298,10 @@ impl Rig {
 
     /// Closes the conductor, drops it and ends its tasks. Later events answer that it is closed. After
     /// [`Session::close`](crate::Session::close) the host would do this by itself; here it is the test's to do.
+    ///
+    /// With [`HostStopping`](CloseReason::HostStopping) and [`Replaced`](CloseReason::Replaced) the session goes on, so what is saved in `close` is kept:
+    /// take a [`snapshot`](Self::snapshot) and [`start_from_snapshot`](Self::start_from_snapshot). [`replace`](Self::replace) is all of an
+    /// upgrade in one.
     ///
     /// # Errors
     /// What the conductor's `close` answered.

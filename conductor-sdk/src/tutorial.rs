@@ -107,9 +107,7 @@
 //! #[test]
 //! # */
 //! fn the_first_one_wins_and_the_score_stays() -> Result<()> {
-//!     use conductor_sdk::testing::Rig;
-//!     use serde_json::json;
-//! #   use conductor_sdk::serde_json;
+//!     use conductor_sdk::{serde_json::json, testing::Rig};
 //!
 //!     let mut rig = Rig::start::<Buzzer>(json!({ "seconds": 5 }))?;
 //!     rig.join("ann")?;
@@ -136,8 +134,7 @@
 //! # fn main() { the_first_one_wins_and_the_score_stays().unwrap() }
 //! ```
 //!
-//! The test needs `serde_json` among the `[dev-dependencies]`, or `use conductor_sdk::serde_json;`. It drives the very object that the host drives, through the
-//! same binary contract, with a virtual clock: `cargo test` takes no time to wait.
+//! The test drives the very object that the host drives, through the same binary contract, with a virtual clock: `cargo test` takes no time to wait.
 //!
 //! # 3. Build and look (two minutes)
 //! ```sh
@@ -161,10 +158,13 @@
 //! curl -s -X POST http://127.0.0.1:50001/v1/sessions -H 'content-type: application/json' -d '{"type": "buzzer"}'
 //! # {"id":"123456","pin":"654321",…}: a device joins with them on the public port, and gets a token
 //! curl -s -X POST http://127.0.0.1:8888/v1/sessions/123456/join -H 'content-type: application/json' -d '{"pin": "654321", "client": "ann"}'
-//! # with the token as password it is an MQTT client
-//! mosquitto_sub -h 127.0.0.1 -i ann -u 123456 -P TOKEN -t '/123456/#' -v &
+//! curl -s -X POST http://127.0.0.1:8888/v1/sessions/123456/join -H 'content-type: application/json' -d '{"pin": "654321", "client": "bob"}'
+//! # with its token as password each is an MQTT client
+//! mosquitto_sub -h 127.0.0.1 -i ann -u 123456 -P TOKEN_OF_ANN -t '/123456/#' -v &
 //! curl -s -X POST http://127.0.0.1:50001/v1/sessions/123456/requests -H 'content-type: application/json' \
 //!     -d '{"method": "open", "params": {"question": "7 x 8?"}}'
+//! mosquitto_pub -h 127.0.0.1 -i bob -u 123456 -P TOKEN_OF_BOB -t /123456/buzz -m '' -q 1
+//! # ann hears: /123456/question 7 x 8?, then /123456/buzz, then /123456/winner bob
 //! ```
 //!
 //! # And then

@@ -7,14 +7,12 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
+use conductor_abi::rules::is_reserved;
+
 use crate::{
     broker::{Admission, Admitted, ConnectRequest, Refusal},
     sessions::{Manager, Session, SessionId},
-    tokens::{
-        grant::Grant,
-        issue::{Tokens, is_reserved},
-        signer::Signer,
-    },
+    tokens::{grant::Grant, issue::Tokens, signer::Signer},
 };
 
 /// What goes with this way of making tokens.

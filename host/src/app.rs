@@ -22,7 +22,7 @@ use crate::{
     reload::{self, Reloader},
     services::Services,
     sessions::{
-        Manager,
+        Limits, Manager,
         clock::Clock,
         world::{Counts, World},
     },
@@ -95,13 +95,14 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             (None, None) => Arc::new(NoBroker),
         };
         let restored = loaded.sessions.len();
-        let manager = Manager::new(Catalog::new(types), loaded.sessions, |manager| World {
+        let manager = Manager::new(Catalog::new(types), loaded, |manager| World {
             pool: pool.clone(),
             broker: broker.clone(),
             store: store.clone(),
             clock,
             grant_ttl: settings.token.ttl,
             max_state: settings.sessions.max_state_bytes,
+            limits: Limits::of(settings.sessions.lifetime, settings.sessions.empty_timeout),
             id_digits: settings.sessions.id_digits,
             pin_digits: settings.sessions.pin_digits,
             manager,
@@ -150,6 +151,8 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             pool.stop();
             return Err(failed.join("; ").into());
         }
+        // Now that services hear of what was due while the host was down.
+        manager.run_lifetimes();
         let (stop, stopping) = watch::channel(false);
         let (stop_admin, stopping_admin) = watch::channel(false);
         tokio::spawn(hangups.serve(tls.clone(), reloader.clone()));
@@ -282,7 +285,7 @@ fn periodic(manager: &Arc<Manager>) -> MainLoop {
 }
 
 fn summary(manager: &Manager) {
-    let Counts { requests, joins, messages, dropped } = &manager.world().counts;
+    let Counts { requests, joins, messages, dropped, expired } = &manager.world().counts;
     let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     tracing::info!(
         sessions = manager.count(),
@@ -290,6 +293,7 @@ fn summary(manager: &Manager) {
         joins = count(joins),
         messages = count(messages),
         dropped = count(dropped),
+        expired = count(expired),
         "summary"
     );
 }

@@ -8,6 +8,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -32,6 +33,8 @@ pub struct HostOptions {
     disk: Option<u32>,
     /// Whom clients of listeners over TLS trust.
     trust: Option<Trust>,
+    /// The program that runs the host, with its arguments.
+    wrapper: Vec<String>,
     /// Whether the folder has its settings file already.
     written: bool,
 }
@@ -39,7 +42,8 @@ pub struct HostOptions {
 impl Default for HostOptions {
     /// All ports chosen by the system, the store in the host's own folder, all types of the tests, logs at level trace.
     fn default() -> Self {
-        let mut options = Self { settings: BTreeMap::new(), environment: Vec::new(), disk: None, trust: None, written: false };
+        let (settings, environment, wrapper) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let mut options = Self { settings, environment, disk: None, trust: None, wrapper, written: false };
         for (key, value) in [
             ("admin.listen", "127.0.0.1:0"),
             ("iot.listen", "127.0.0.1:0"),
@@ -75,6 +79,13 @@ impl HostOptions {
         self.set(&format!("types.{type_name}.plugin"), json!(file))
     }
 
+    /// Takes a type away.
+    #[must_use]
+    pub fn without(mut self, type_name: &str) -> Self {
+        self.settings.retain(|(section, _), _| *section != format!("types.{type_name}"));
+        self
+    }
+
     /// Sets a variable of the host's environment.
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
@@ -87,6 +98,13 @@ impl HostOptions {
     #[must_use]
     pub fn small_disk(mut self, kilobytes: u32) -> Self {
         self.disk = Some(kilobytes);
+        self
+    }
+
+    /// Starts the host by this program, to whose arguments its own are added, and which becomes the host.
+    #[must_use]
+    pub fn under(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -171,12 +189,24 @@ impl Host {
     /// When it does not get ready.
     #[must_use]
     pub fn start_in(folder: TempDir, options: HostOptions) -> Self {
+        let mut host = Self::spawn_in(folder, options);
+        host.wait_ready();
+        host
+    }
+
+    /// As [`Host::start_in`], where the host may refuse to start: the second value is how it ended then. Its log has what it said.
+    #[must_use]
+    pub fn try_start_in(folder: TempDir, options: HostOptions) -> (Self, Option<ExitStatus>) {
+        let mut host = Self::spawn_in(folder, options);
+        let ended = host.ready_or_ended();
+        (host, ended)
+    }
+
+    fn spawn_in(folder: TempDir, options: HostOptions) -> Self {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let child = spawn(folder.path(), &options);
         let (mqtt, mqtt_websocket, mqtt_tls, mqtt_websocket_tls) = (None, None, None, None);
-        let mut host = Self { admin: nowhere, iot: nowhere, mqtt, mqtt_websocket, mqtt_tls, mqtt_websocket_tls, options, folder, child };
-        host.wait_ready();
-        host
+        Self { admin: nowhere, iot: nowhere, mqtt, mqtt_websocket, mqtt_tls, mqtt_websocket_tls, options, folder, child }
     }
 
     /// Its state folder as it sees it, its own disk included.
@@ -234,14 +264,25 @@ impl Host {
     }
 
     fn wait_ready(&mut self) {
+        if let Some(status) = self.ready_or_ended() {
+            panic!("the host ended before it was ready: {status}");
+        }
+    }
+
+    /// How it ended, where it did so before it was ready.
+    fn ready_or_ended(&mut self) -> Option<ExitStatus> {
         let file = self.folder.path().join("ready.json");
-        let ready: Value = until("the ready file", || {
+        let ready: Result<Value, ExitStatus> = until("the ready file", || {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
-                panic!("the host ended before it was ready: {status}");
+                return Some(Err(status));
             }
             // It is renamed into place, so where it is there it is whole.
-            fs::read(&file).ok().map(|text| serde_json::from_slice(&text).expect("the ready file is JSON"))
+            fs::read(&file).ok().map(|text| Ok(serde_json::from_slice(&text).expect("the ready file is JSON")))
         });
+        let ready = match ready {
+            Ok(ready) => ready,
+            Err(status) => return Some(status),
+        };
         let address = |name: &str| -> Option<SocketAddr> {
             let value = ready.get(name)?;
             let value = value.as_str().or_else(|| value.get(0)?.as_str())?;
@@ -251,6 +292,7 @@ impl Host {
         self.iot = address("iot").expect("the ready file names the IoT port");
         (self.mqtt, self.mqtt_websocket) = (address("mqtt"), address("mqtt_websocket"));
         (self.mqtt_tls, self.mqtt_websocket_tls) = (address("mqtt_tls"), address("mqtt_websocket_tls"));
+        None
     }
 
     /// Asks the host to end and waits for it.
@@ -300,6 +342,16 @@ impl Host {
     pub fn kill(&mut self) {
         self.child.kill().expect("a child can be killed");
         self.child.wait().expect("a child can be waited for");
+    }
+
+    /// Starts it again as [`Host::start_again`] does, and ends it as a power cut would after this time, ready or not.
+    ///
+    /// # Panics
+    /// When it cannot be killed.
+    pub fn start_and_kill(&mut self, after: Duration) {
+        self.child = spawn(self.folder.path(), &self.options);
+        std::thread::sleep(after);
+        self.kill();
     }
 
     /// Where its settings, state and log are.
@@ -446,7 +498,7 @@ fn spawn(folder: &Path, options: &HostOptions) -> Child {
     }
     let log = File::options().create(true).append(true).open(log_file(folder)).expect("the log can be opened");
     let mut command = match options.disk {
-        None => command(&[]),
+        None => command(&options.wrapper.iter().map(String::as_str).collect::<Vec<_>>()),
         Some(kilobytes) => {
             let state = folder.join("state");
             fs::create_dir_all(&state).expect("a state folder");

@@ -22,6 +22,7 @@ pub mod mqtt;
 pub mod nginx;
 pub mod tls;
 pub mod tools;
+pub mod versions;
 
 use std::time::{Duration, Instant};
 

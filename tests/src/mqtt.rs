@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use rumqttc::{mqttbytes::v4, v5, v5::mqttbytes::v5 as v5packets};
+use rumqttc::{AsyncClient, mqttbytes::v4, v5, v5::mqttbytes::v5 as v5packets};
 use tokio::runtime::Runtime;
 
 use crate::{Host, PATIENCE, Session, tls::Trust};
@@ -121,7 +121,7 @@ enum Told {
 
 #[derive(Debug)]
 enum Client {
-    V311(rumqttc::AsyncClient),
+    V311(AsyncClient),
     V5(v5::AsyncClient),
 }
 
@@ -385,14 +385,7 @@ pub fn topic(session: &Session, name: &str) -> String {
 
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
-fn connect_v311(
-    runtime: &Runtime,
-    told: Sender<Told>,
-    address: String,
-    port: u16,
-    way: Way,
-    credentials: &Credentials,
-) -> rumqttc::AsyncClient {
+fn connect_v311(runtime: &Runtime, told: Sender<Told>, address: String, port: u16, way: Way, credentials: &Credentials) -> AsyncClient {
     let mut options = rumqttc::MqttOptions::new(&credentials.client_id, address, port);
     options.set_credentials(&credentials.username, &credentials.password).set_keep_alive(KEEP_ALIVE).set_clean_session(credentials.clean);
     if way.is_websocket() {
@@ -401,7 +394,7 @@ fn connect_v311(
     if let Some((topic, payload, retain)) = &credentials.will {
         options.set_last_will(rumqttc::LastWill::new(topic, payload.clone(), rumqttc::QoS::AtLeastOnce, *retain));
     }
-    let (client, mut connection) = rumqttc::AsyncClient::new(options, 1000);
+    let (client, mut connection) = AsyncClient::new(options, 1000);
     connection.set_network_options(without_delay());
     runtime.spawn(async move {
         loop {
@@ -466,12 +459,11 @@ fn connect_v5(runtime: &Runtime, told: Sender<Told>, address: String, port: u16,
                         ack.reason,
                         v5packets::PubAckReason::Success | v5packets::PubAckReason::NoMatchingSubscribers
                     )),
-                    v5packets::Packet::PubRec(ack) => {
-                        if matches!(ack.reason, v5packets::PubRecReason::Success | v5packets::PubRecReason::NoMatchingSubscribers) {
-                            continue;
-                        }
-                        Told::Published(false)
-                    }
+                    v5packets::Packet::PubRec(v5packets::PubRec {
+                        reason: v5packets::PubRecReason::Success | v5packets::PubRecReason::NoMatchingSubscribers,
+                        ..
+                    }) => continue,
+                    v5packets::Packet::PubRec(_) => Told::Published(false),
                     v5packets::Packet::PubComp(_) => Told::Published(true),
                     _ => continue,
                 },

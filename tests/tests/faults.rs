@@ -251,7 +251,9 @@ fn a_create_that_hangs_after_a_restart_is_given_up_at_its_deadline() {
     host.start_again_with(faulty("hang"));
     let given_up = |host: &Host| host.log().matches("\"event\":\"make\"").count();
     until("the making to be given up", || (given_up(&host) == 1).then_some(()));
-    // The session is free: the next request tries anew.
-    problem(&host.request(&session, "fine", Value::Null), 504);
+    // The session is parked, and says why, until the host tries again by itself; it can be closed meanwhile.
+    let told = host.request(&session, "fine", Value::Null);
+    problem(&told, 503);
+    assert!(told.body.contains("it was not made within its deadline"), "{told:?}");
     assert_eq!(host.close(&session), "Success");
 }

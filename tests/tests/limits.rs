@@ -14,10 +14,6 @@ fn problem(answer: &Response, status: u16, code: &str) {
     assert_eq!((answer.status, &answer.json()["code"]), (status, &json!(code)), "{answer:?}");
 }
 
-fn create(host: &Host) -> Response {
-    http::post(host.admin, "/v1/sessions", "{\"type\": \"default\"}")
-}
-
 #[test]
 fn a_full_mailbox_drops_messages_and_refuses_requests_and_is_free_again() {
     let options = HostOptions::default().plugin("echo", "conductor_test_echo").set("types.echo.deadline", json!("120s"));
@@ -84,47 +80,6 @@ fn sessions_cost_no_thread() {
         host.ask(&live, "count", "");
     }
     until("only the threads that were there", || (host.threads() <= before).then_some(()));
-}
-
-#[test]
-fn a_full_disk_refuses_changes_and_loses_nothing() {
-    let host = Host::start(HostOptions::default().small_disk(32 << 10));
-    let (session, joined) = (host.create("default"), host.create("default"));
-    host.join(&joined, "before");
-    let filler = host.state_folder().join("filler");
-    // More than fits: the disk is full behind it.
-    fs::write(&filler, vec![0; 64 << 20]).unwrap_err();
-    // The last bytes too: what is there may still have room in its own pages.
-    until("a change to be refused", || (create(&host).status == 503).then_some(()));
-    problem(&create(&host), 503, "store_unavailable");
-    // What is in memory goes on.
-    assert_eq!(host.ask(&session, "state", ""), "State");
-    let listed = |host: &Host| host.admin("/v1/sessions?limit=500").json()["items"].clone();
-    let before = listed(&host);
-    // Refused in each way, and told to each port in its own words.
-    assert_eq!(host.admin("/api/createSession?type=default").status, 503);
-    assert_eq!(host.admin(&format!("/api/closeSession?id={}", session.id)).status, 503);
-    let join = host.join_raw(&json!({"id": session.id, "pin": session.pin, "client": "a"}).to_string());
-    assert_eq!((join.status, join.json()), (503, json!({"token": "Could not validate session credentials"})));
-    let ready = host.admin("/readyz");
-    assert_eq!(
-        (ready.status, &ready.json()["status"], &ready.json()["parts"]["store"]["status"]),
-        (200, &json!("degraded"), &json!("down"))
-    );
-    assert_eq!(listed(&host), before, "nothing was half done");
-    fs::remove_file(&filler).unwrap();
-    let made = until("a change to succeed", || Some(create(&host)).filter(|answer| answer.status == 201));
-    assert_eq!(host.admin("/readyz").json()["status"], "ready");
-    host.join(&session, "after");
-    // What is on the disk is what was acknowledged.
-    let stored: Value = serde_json::from_slice(&fs::read(host.state_folder().join("sessions.json")).unwrap()).unwrap();
-    let mut ids: Vec<String> = stored.as_object().unwrap().keys().cloned().collect();
-    let mut expected: Vec<String> = listed(&host).as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect();
-    ids.sort_unstable();
-    expected.sort_unstable();
-    assert_eq!(ids, expected);
-    assert!(ids.contains(&made.json()["id"].as_str().unwrap().to_owned()));
-    assert_eq!((&stored[&session.id]["clients"], &stored[&joined.id]["clients"]), (&json!(["after"]), &json!(["before"])));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
 
+use std::process::Command;
+
 use conductor_tests::{
     Host, HostOptions, Session, Version, Way, artefacts,
     mqtt::{device, topic},
@@ -32,6 +34,8 @@ fn plugins_of_other_compilers_do_all_that_plugins_do() {
     let stated = conductor_abi::OLDEST_RUST;
     assert!(built[0]["by"].as_str().unwrap().starts_with(&format!("rustc {stated}")), "{built:?}");
     assert!(release(&built[1]) > release(&built[0]), "{built:?}");
+    let here = Command::new("rustc").arg("--version").output().expect("rustc").stdout;
+    assert_ne!(built[1]["by"].as_str().unwrap().as_bytes(), here.trim_ascii(), "another compiler than the host's");
     assert_eq!((&built[0]["at"], &built[0]["debug_assertions"], &built[0]["allocator"]), (&json!("s"), &json!(false), &json!(false)));
     assert_eq!((&built[1]["at"], &built[1]["debug_assertions"], &built[1]["allocator"]), (&json!("3"), &json!(true), &json!(true)));
 

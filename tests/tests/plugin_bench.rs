@@ -64,11 +64,28 @@ fn what_a_conductor_has_not_is_left_out_and_errors_are_told_by_kind() {
 }
 
 #[test]
+fn a_config_is_checked_and_gets_its_secrets_as_serve_does() {
+    let few = ["--conductor", "keeper", "--sessions", "1", "--clients", "0", "--seconds", "0"];
+    let measured = |config: &str| bench("conductor_test_tokio_user", &[&few[..], &["--config", config]].concat());
+    let ended = measured(r#"{"token":{"env":"TMPDIR"},"saets":3}"#);
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), "--config.saets: unknown key; did you mean seats?\n"), "{ended:?}");
+    let ended = measured(r#"{"token":{"env":"NOT_THERE"},"seats":300}"#);
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{ended:?}");
+    for told in [
+        "--config.token: the environment variable \"NOT_THERE\" is not set",
+        "--config.seats: found 300, expected an integer from 0 to 255",
+    ] {
+        assert!(ended.stderr.lines().any(|line| line.starts_with(told)), "{told}: {ended:?}");
+    }
+}
+
+#[test]
 fn what_cannot_be_measured_is_said() {
     for (plugin, arguments, words) in [
         ("conductor_default", &["--conductor", "other"][..], "offers no conductor"),
-        ("conductor_default", &["--config", "{\"a\": 1}"], "--config: it takes no config"),
+        ("conductor_default", &["--config", "{\"a\": 1}"], "--config.a: unknown key; it takes no config"),
         ("conductor_default", &["--config", "{"], "--config: this is no JSON"),
+        ("conductor_default", &["--config", "[]"], "--config: expected a JSON object"),
         ("conductor_default", &["--params", "x"], "--params: this is no JSON"),
     ] {
         let ended = bench(plugin, arguments);

@@ -211,10 +211,42 @@ fn several_conductors_and_a_newer_contract_are_shown_and_no_text_moves_the_termi
         desk.file("fails.so", changed(&[("plugin-mood=good       ", "plugin-mood=no-manifest"), ("none\ntoday", "no\u{1b}[31mday")]));
     let refused = desk.inspect(&file);
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.stderr.contains(r"its manifest cannot be used: there is no\u{1b}[31mday; rebuild it"), "{refused:?}");
+    assert!(
+        refused.stderr.contains(r"its manifest cannot be made: there is no\u{1b}[31mday; that is a mistake in the plugin's own code"),
+        "{refused:?}"
+    );
     for text in [&ended.stdout, &refused.stderr, &desk.plugin(&["inspect", "--json", "two.so"]).stdout] {
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
     }
+}
+
+/// What would do harm where it is not known: as a type, and as what is inspected.
+#[test]
+fn a_conductor_that_requires_what_this_host_does_not_know_is_refused_in_words() {
+    let desk = Desk::new();
+    let demanding = r#"{"name":"v","requires":["x"]} "#;
+    let file = desk.file("later.so", changed(&[(r#"{"name":"variant","new_key":1}"#, demanding)]));
+    let said =
+        "later.so: its conductor or service \"v\" needs a host that knows \"x\", which this one does not; use a newer conductor-host";
+    let types = |required: bool| {
+        HostOptions::default()
+            .set("types.v.plugin", json!(file))
+            .set("types.v.required", json!(required))
+            .set("types.v.conductor", json!("v"))
+    };
+    let refused = run_refused(&desk.work(), &types(true));
+    // As it stands in a log of JSON.
+    let line = json!(said).to_string();
+    assert!(refused.code == Some(1) && refused.stderr.contains(line.trim_matches('"')), "{refused:?}");
+
+    let host = Host::start(types(false));
+    let answer = conductor_tests::http::post(host.admin, "/v1/sessions", r#"{"type":"v"}"#);
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.json()["detail"].as_str().unwrap().contains(said), "{answer:?}");
+
+    let ended = desk.inspect(&file);
+    let line = "  requires  x (this host does not know x, and refuses this conductor)";
+    assert!(ended.code == Some(0) && ended.stdout.lines().any(|shown| shown == line), "{ended:?}");
 }
 
 /// Each in at most five lines that name the file, what was found, what was expected and what to do; and in the words of `serve`.
@@ -254,7 +286,7 @@ fn what_the_host_would_refuse_is_refused_in_its_words() {
             of_other_version("next_major"),
             &["libplugin_next_major.so: this plugin is made for version 2.0.0 of the contract, but this host has 1.0.0", "rebuild it"],
         ),
-        (init, &["init.so: it failed to start: no licence"]),
+        (init, &["init.so: it failed to start: no licence", "once the cause is gone, start the host again"]),
         (writable, &["writable.so: the file is writable by everybody", "chmod o-w"]),
     ];
     for (file, said) in cases {

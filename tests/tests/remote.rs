@@ -33,7 +33,10 @@ impl Service {
         let port = port.to_string();
         let mut arguments = vec![port.as_str()];
         arguments.extend(identity.iter().flat_map(|identity| [&identity.cert, &identity.key]).map(|file| file.to_str().unwrap()));
-        let program = Program::python_file(&script, &[("SERVICE_SECRET", PathBuf::from(SECRET))], &arguments);
+        Self::listening(Program::python_file(&script, &[("SERVICE_SECRET", PathBuf::from(SECRET))], &arguments))
+    }
+
+    fn listening(program: Program) -> Self {
         let line = program.wait_for("listening on ");
         Self { port: line.rsplit(' ').next().unwrap().parse().unwrap(), _program: program }
     }
@@ -131,6 +134,25 @@ fn a_python_service_conducts_and_may_come_and_go() {
     drop(service);
     let log = host.log();
     assert!(log.contains("the service is told again") && !log.contains(SECRET) && !log.contains("not-the-secret"));
+}
+
+#[test]
+fn a_service_of_twenty_lines_is_whole() {
+    let page = include_str!("../../docs/remote.md");
+    let (_, script) = page.split_once("```python\n").unwrap();
+    let (script, _) = script.split_once("```").unwrap();
+    assert!(script.lines().filter(|line| !line.trim().is_empty()).count() <= 20);
+    let last = r#"HTTPServer(("127.0.0.1", 8000), Conductor).serve_forever()"#;
+    let told = r#"server = HTTPServer(("127.0.0.1", 0), Conductor); print("listening on", server.server_port); server.serve_forever()"#;
+    assert!(script.trim_end().ends_with(last));
+    let service = Service::listening(Program::python(&script.replace(last, told), &[], &[]));
+    let url = format!("http://127.0.0.1:{}/", service.port);
+    let host = Host::start(kind(HostOptions::default(), "remote", &url, ("secret", SECRET), 15_000));
+    let session = host.create("remote");
+    let mut ann = device(&host, &session, "ann", Version::V5, Way::Tcp);
+    assert!(ann.subscribe(&topic(&session, "count"), 1) && ann.publish(&topic(&session, "x"), "hello", 1, false));
+    counted(&mut ann, &session, "1");
+    assert_eq!(result(&host.request(&session, "any", Value::Null)), 1);
 }
 
 #[test]

@@ -2,15 +2,7 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    os::unix::fs::MetadataExt as _,
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-};
+use std::{fs, os::unix::fs::MetadataExt as _};
 
 use conductor_tests::{
     Credentials, Host, HostOptions, Mqtt, Session, Version, Way,
@@ -94,81 +86,6 @@ fn the_key_is_made_once_and_for_the_host_alone() {
     host.kill();
     host.start_again();
     assert!(fs::read(&file).unwrap() == key, "the key has changed");
-}
-
-/// What was acknowledged, by session: the pin and the clients, or nothing once a close was sent.
-type Acknowledged = BTreeMap<String, Option<(String, Vec<String>)>>;
-
-const ROUNDS: usize = 20;
-const WRITERS: usize = 4;
-
-#[test]
-fn all_that_was_acknowledged_survives_a_kill() {
-    let mut host = Host::start(options());
-    let known: Mutex<Acknowledged> = Mutex::default();
-    for round in 0..ROUNDS {
-        let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let (admin, iot) = (host.admin, host.iot);
-        std::thread::scope(|scope| {
-            for writer in 0..WRITERS {
-                let (known, stop, done) = (&known, &stop, &done);
-                scope.spawn(move || {
-                    for number in 0.. {
-                        if stop.load(Ordering::Relaxed) || change(admin, iot, known, &format!("{round}-{writer}-{number}")).is_none() {
-                            break;
-                        }
-                        done.fetch_add(1, Ordering::Relaxed);
-                    }
-                });
-            }
-            // In the midst of it, at another place in each round.
-            until("some changes", || (done.load(Ordering::Relaxed) > round % 7).then_some(()));
-            host.kill();
-            stop.store(true, Ordering::Relaxed);
-        });
-        host.start_again();
-        check(&host, &known.lock().unwrap(), round);
-    }
-}
-
-/// Creates a session, lets two clients join it, closes each second one. Nothing once the host is gone.
-fn change(admin: std::net::SocketAddr, iot: std::net::SocketAddr, known: &Mutex<Acknowledged>, name: &str) -> Option<()> {
-    let created = try_get(admin, "/api/createSession?type=default").ok()?;
-    assert_eq!(created.status, 200, "{created:?}");
-    let created = created.json();
-    let text = |key: &str| created[key].as_str().unwrap().to_owned();
-    let (id, pin) = (text("id"), text("pin"));
-    let doubled = known.lock().unwrap().insert(id.clone(), Some((pin.clone(), Vec::new())));
-    assert!(doubled.is_none_or(|earlier| earlier.is_none()), "{id} was given twice");
-    for client in ["a", name] {
-        let joined = try_post(iot, "/api/joinSession", &json!({"id": id, "pin": pin, "client": client}).to_string()).ok()?;
-        assert!(joined.body.contains('.'), "{joined:?}");
-        known.lock().unwrap().get_mut(&id).unwrap().as_mut().unwrap().1.push(client.to_owned());
-    }
-    if name.ends_with(['1', '3', '5', '7', '9']) {
-        // From here on it may be closed, whether or not that is acknowledged.
-        let before = known.lock().unwrap().remove(&id);
-        let closed = try_get(admin, &format!("/api/closeSession?id={id}")).ok()?;
-        assert_eq!(closed.json(), "Success", "{before:?}");
-        known.lock().unwrap().insert(id, None);
-    }
-    Some(())
-}
-
-fn check(host: &Host, known: &Acknowledged, round: usize) {
-    for (id, expected) in known {
-        let session = Session { id: id.clone(), pin: String::new() };
-        let shown = host.show(&session);
-        match expected {
-            None => assert_eq!(shown.status, 404, "round {round}: a closed session is back: {shown:?}"),
-            Some((pin, clients)) => {
-                assert_eq!(shown.status, 200, "round {round}: session {id} is lost");
-                assert_eq!(shown.json()["pin"], *pin);
-                let found = host.clients(&session);
-                assert!(clients.iter().all(|client| found.contains(client)), "round {round}: {clients:?} of {id}, found {found:?}");
-            }
-        }
-    }
 }
 
 #[test]

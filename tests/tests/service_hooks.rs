@@ -5,7 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conductor_abi::wire::{call, event};
+use conductor_abi::{
+    rules,
+    wire::{call, event},
+};
 use conductor_sdk::{
     CloseReason, Error, Link,
     testing::{Rig, ServiceRig},
@@ -329,6 +332,7 @@ fn a_life(play: &mut Play<'_>) {
     play.asked("publish", json!([first, WATCHER, "note", "to one"]));
     play.asked("publish", json!([first, "bob", "note", "to nobody"]));
     play.asked("publish", json!([first, "", "a/+", ""]));
+    play.asked("publish", json!([first, "", "large", "x".repeat(rules::MAX_PAYLOAD + 1)]));
     play.asked("publish", json!(["000000", "", "news", ""]));
     let said = play.stage.said(2).join(", ");
     play.see("said", &said);

@@ -30,11 +30,11 @@ use conductor_host::{
     },
     services::{Services, Wanted},
     sessions::{
-        Caller, CloseReason, Manager, Session, SessionId, Status,
+        Caller, CloseReason, Limits, Manager, Session, SessionId, Status,
         clock::Clock,
         world::{Counts, World},
     },
-    store,
+    store::{self, Loaded},
     tokens::grant::Grant,
 };
 use conductor_tests::{artefacts, until};
@@ -97,17 +97,24 @@ impl House {
         let file = artefacts::plugin("conductor_test_steward");
         let wanted = services.iter().map(|(name, config)| wanted(&libraries, &file, name, config)).collect();
         let page = plugin(&libraries, &file, "page", &json!({}));
-        let page = Type { name: "page".into(), plugin: Ok(page), deadline: Duration::from_secs(5), lane: Arc::default() };
+        let page = Type {
+            name: "page".into(),
+            plugin: Ok(page),
+            deadline: Duration::from_secs(5),
+            limits: Limits::default(),
+            lane: Arc::default(),
+        };
         let (broker, (store, _)) =
             (Arc::new(Outside::default()), store::open("memory:", Path::new("/"), Duration::from_secs(60), 0).unwrap());
         let pool = Pool::start(runtime.handle().clone()).unwrap();
-        let manager = Manager::new(Catalog::new(vec![page]), Vec::new(), |manager| World {
+        let manager = Manager::new(Catalog::new(vec![page]), Loaded::default(), |manager| World {
             pool,
             broker: broker.clone(),
             store,
             clock: Clock::system(),
             grant_ttl: Duration::from_secs(60),
             max_state: 1 << 20,
+            limits: Limits::default(),
             id_digits: 6,
             pin_digits: 6,
             manager,

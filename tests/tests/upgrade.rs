@@ -8,35 +8,14 @@ use std::{
 };
 
 use conductor_tests::{
-    Host, HostOptions, Response, Session, Version, Way, artefacts,
+    Host, HostOptions, Response, Session, Version, Way,
     dev::DevHost,
     http,
     mqtt::{device, topic},
     until,
+    versions::build,
 };
 use serde_json::{Value, json};
-
-/// What stands before the version in the plugin.
-const MARK: &[u8] = b"plugin-version=";
-/// How many bytes the word may have.
-const WORD: usize = 13;
-
-/// The plugin as this version of it.
-fn build(version: &str) -> Vec<u8> {
-    let mut bytes = fs::read(artefacts::plugin("conductor_test_versions")).unwrap();
-    let places: Vec<usize> = (0..bytes.len() - MARK.len() - WORD).filter(|at| bytes[*at..].starts_with(MARK)).collect();
-    let mut written = 0;
-    for place in places {
-        // The code that cuts the mark off has it, too.
-        let word = &mut bytes[place + MARK.len()..place + MARK.len() + WORD];
-        if word.starts_with(b"one ") {
-            word.copy_from_slice(format!("{version:WORD$}").as_bytes());
-            written += 1;
-        }
-    }
-    assert_eq!(written, 1, "the version stands once in the plugin");
-    bytes
-}
 
 /// A host with a plugin file of its own.
 struct Place {
@@ -152,7 +131,10 @@ fn new_sessions_take_new_code_and_old_ones_keep_theirs() {
     assert_eq!(place.host.ask(&old, "count", ""), 4);
     assert_eq!(in_use(&place.plugins()), [(1, false), (3, true)]);
     let described = place.plugins().into_iter().find(|plugin| plugin["sha256"] == place.plugin_of(&new)).unwrap();
-    assert_eq!((&described["types"], &described["conductors"]), (&json!(["t"]), &json!(["counter", "deaf", "lazy"])));
+    assert_eq!(
+        (&described["types"], &described["conductors"]),
+        (&json!(["t"]), &json!(["counter", "deaf", "lazy", "lasting", "lasting_lazy", "doorkeeper"]))
+    );
 
     // By signal, with the settings read anew: a type more, a type less, and what counts at the next start only.
     place.overwrite(build("three"));
@@ -281,6 +263,37 @@ fn where_new_code_makes_no_conductor_the_old_one_goes_on() {
     assert_eq!(tally(&place.reload("all"), "t"), [0, 0, 0, 0]);
     assert_eq!(place.move_one(&session).json()["moved"], true);
     assert_eq!(place.host.ask(&session, "count", ""), 4);
+}
+
+#[test]
+fn what_an_attempt_changes_counts_once_it_has_made_a_conductor() {
+    let place = Place::start("one");
+    let session = place.counted(0);
+    let about = || {
+        let shown = place.host.show(&session).json();
+        (shown["labels"].clone(), shown["locked"].clone())
+    };
+    // Its timer would be told before this one.
+    let ticks = || {
+        let before = place.host.ask(&session, "ticks", "").as_u64().unwrap();
+        assert_eq!(place.host.request(&session, "tick_in", json!(1)).status, 200);
+        until("the timer", || place.host.ask(&session, "ticks", "").as_u64().filter(|ticks| *ticks > before))
+    };
+    place.overwrite(build("broken"));
+    assert_eq!(tally(&place.reload("all"), "t"), [0, 0, 1, 0]);
+    assert_eq!((place.version(&session), about(), ticks()), (json!("one"), (Value::Null, Value::Null), 1));
+    place.overwrite(build("two"));
+    assert_eq!(tally(&place.reload("saved"), "t"), [0, 1, 0, 0], "nothing is saved");
+    assert_eq!(tally(&place.reload("all"), "t"), [1, 0, 0, 0]);
+    assert_eq!((place.version(&session), place.host.ask(&session, "ticks", "")), (json!("two"), json!(0)));
+
+    place.overwrite(build("eager"));
+    assert_eq!(tally(&place.reload("all"), "t"), [1, 0, 0, 0]);
+    // The one it called off is not told.
+    assert_eq!((place.version(&session), about(), ticks()), (json!("eager"), (json!({"made_by": "eager"}), json!(true)), 2));
+    place.overwrite(build("three"));
+    assert_eq!(tally(&place.reload("saved"), "t"), [1, 0, 0, 0]);
+    assert_eq!(place.host.ask(&session, "count", ""), 1000, "what it saved last");
 }
 
 #[test]

@@ -156,7 +156,7 @@ fn bad_requests_are_problems() {
         problem(&answer, answer.status);
     }
     for (method, target) in
-        [("PUT", "/v1/sessions"), ("PATCH", &format!("/v1/sessions/{}", session.id)), ("GET", &requests), ("POST", "/v1/types")]
+        [("PUT", "/v1/sessions"), ("PUT", &format!("/v1/sessions/{}", session.id)), ("GET", &requests), ("POST", "/v1/types")]
     {
         problem(&request(host.admin, method, target, &[], ""), 405);
     }

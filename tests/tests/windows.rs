@@ -133,6 +133,10 @@ fn inspect_shows_a_dll_and_what_is_no_plugin_is_refused_in_words() {
     for line in ["  format    PE library for Windows (x86-64)", "  contract  1.0.0, and this host has 1.0.0", "conductor \"default\""] {
         assert!(stdout.lines().any(|shown| shown == line), "{line}\n{stdout}");
     }
+    for (library, offers) in [("quiz", "conductor \"quiz\""), ("remote", "conductor \"remote\""), ("heartbeat", "service \"heartbeat\"")] {
+        let shown = inspect(&artefacts::plugin(&format!("conductor_{library}")));
+        assert!(shown.code == Some(0) && shown.stdout.lines().any(|line| line == offers), "{shown:?}");
+    }
 
     let whole = fs::read(&plugin).unwrap();
     let place = |name: &str, content: &[u8]| {

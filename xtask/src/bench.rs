@@ -4,6 +4,7 @@
 mod abi;
 mod author;
 mod containment;
+mod restart;
 mod store;
 
 use std::{
@@ -30,17 +31,25 @@ pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
     match names {
         [name] if name == "abi" => return abi::run(),
         [name] if name == "author" => return author::run(),
+        [name, count @ ..] if name == "restart" && count.len() <= 1 => {
+            build()?;
+            restart::run(&Bench::new()?, count.first())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         [name, options @ ..] if name == "store" => return store::run(options),
         _ => {}
     }
     let all = ["size", "memory", "requests", "blocking", "containment"];
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
-        return Err(format!("there is no benchmark {unknown:?}; there are: {}, and by itself abi, author or store", all.join(", ")).into());
+        return Err(format!(
+            "there is no benchmark {unknown:?}; there are: {}, and by itself abi, author, restart or store",
+            all.join(", ")
+        )
+        .into());
     }
     let wanted = |name: &str| names.is_empty() || names.iter().any(|other| other == name);
     build()?;
-    let (root, target) = (workspace::root(), workspace::target()?);
-    let bench = Bench { release: target.join("release"), scratch: target.join("bench") };
+    let (root, bench) = (workspace::root(), Bench::new()?);
     if wanted("size") {
         bench.size(&root)?;
     }
@@ -61,7 +70,15 @@ pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
 
 fn build() -> Outcome<()> {
     say("building (release)…");
-    let packages = ["conductor-host", "conductor-default", "conductor-active", "conductor-test-faulty", "conductor-test-raw", "bare_route"];
+    let packages = [
+        "conductor-host",
+        "conductor-default",
+        "conductor-active",
+        "conductor-test-faulty",
+        "conductor-test-raw",
+        "conductor-test-echo",
+        "bare_route",
+    ];
     let packages = packages.iter().flat_map(|package| ["-p", package]);
     succeed(workspace::cargo().args(["build", "--release"]).args(packages))
 }
@@ -88,6 +105,11 @@ struct Host {
 }
 
 impl Bench {
+    fn new() -> Outcome<Self> {
+        let target = workspace::target()?;
+        Ok(Self { release: target.join("release"), scratch: target.join("bench") })
+    }
+
     fn host(&self, more: &str) -> Outcome<Host> {
         let _ = fs::remove_dir_all(&self.scratch);
         fs::create_dir_all(&self.scratch)?;

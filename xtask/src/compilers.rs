@@ -113,9 +113,20 @@ fn named(variable: &str) -> Option<Toolchain> {
 /// The installed one of Debian, which `packages` sees to.
 fn newest() -> Result<Toolchain, Box<dyn Error>> {
     let toolchain = named(NEWEST).unwrap_or_else(|| Toolchain { folder: "/usr".into(), libraries: Vec::new() });
-    toolchain
-        .checked("")
-        .map_err(|error| format!("{error}. A newer Rust is needed: on Debian {ARCHIVED}, elsewhere {NEWEST}=FOLDER").into())
+    let other = toolchain.version().and_then(|version| {
+        let ours = Command::new("rustc").arg("--version").current_dir(workspace::root()).output()?.stdout;
+        if version.as_bytes() == ours.trim_ascii() {
+            Err(format!("{}: {version}, as here", toolchain.folder.display()).into())
+        } else {
+            Ok(())
+        }
+    });
+    match other {
+        Ok(()) => Ok(toolchain),
+        Err(error) => {
+            Err(format!("{error}. Another Rust, best a newer one, is needed: on Debian {ARCHIVED}, elsewhere {NEWEST}=FOLDER").into())
+        }
+    }
 }
 
 fn oldest(version: &str, target: &Path) -> Result<Toolchain, Box<dyn Error>> {

@@ -1,6 +1,11 @@
-//! Holds that a plugin author finds what he needs in the documentation: every public item of the SDK has an example, and says its errors.
+//! Holds that a plugin author finds what he needs in the documentation: every public item of the SDK has an example, and says its errors; what the
+//! host calls, and what calls the host, says on which thread and in which order.
 
-use std::{fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use crate::workspace;
 
@@ -47,19 +52,48 @@ fn items_of(file: &Path, name: &str) -> Vec<Item> {
     items
 }
 
-fn public_items() -> Vec<Item> {
+fn files() -> Vec<(PathBuf, String)> {
     let source = workspace::root().join("conductor-sdk/src");
-    let mut items = Vec::new();
+    let mut files = Vec::new();
     for folder in [source.clone(), source.join("testing")] {
         for entry in fs::read_dir(folder).unwrap() {
             let file = entry.unwrap().path();
             let name = file.file_name().unwrap().to_string_lossy().into_owned();
             if name.ends_with(".rs") && name != "tests.rs" {
-                items.extend(items_of(&file, &name));
+                files.push((file, name));
             }
         }
     }
-    items
+    files
+}
+
+fn public_items() -> Vec<Item> {
+    files().iter().flat_map(|(file, name)| items_of(file, name)).collect()
+}
+
+/// What stands at the beginning of a line and goes on to a line `}`: `impl` blocks and traits, each as its first line and the rest.
+fn blocks(text: &str) -> Vec<(&str, String)> {
+    let begins = |line: &&str| line.starts_with("impl") || line.starts_with("pub trait ");
+    let starts = text.lines().enumerate().filter(|(_, line)| begins(line));
+    starts.map(|(at, first)| (first, text.lines().skip(at + 1).take_while(|line| *line != "}").collect::<Vec<_>>().join("\n"))).collect()
+}
+
+/// `Session` of `impl Session {`, `Save` of `impl<'a> IntoFuture for Save<'a> {`, `Service` of `pub trait Service: Send {`.
+fn subject(first: &str) -> &str {
+    let subject = first.rsplit_once(" for ").map_or_else(|| first.trim_start_matches("pub trait "), |(_, of)| of);
+    let subject = subject.strip_prefix("impl").map_or(subject, |of| of.split_once(' ').map_or("", |(_, of)| of));
+    subject.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default()
+}
+
+/// Types with functions that the host calls, or that call the host: traits of hooks, handles, what is sent by `.await`, the hands of a test.
+fn crossing(texts: &[String]) -> BTreeSet<&str> {
+    let crosses = |(first, body): &(&str, String)| {
+        let hooks = first.starts_with("pub trait ") && body.contains("-> impl Future<");
+        hooks
+            || first.contains("IntoFuture for ")
+            || ["    pub async fn ", "    pub fn start<", "    pub fn cancel("].iter().any(|call| body.contains(call))
+    };
+    texts.iter().flat_map(|text| blocks(text)).filter(crosses).map(|(first, _)| subject(first)).collect()
 }
 
 /// What follows the parameters, among which there may be functions with results of their own.
@@ -91,6 +125,27 @@ fn every_public_item_of_the_sdk_has_an_example_and_says_its_errors() {
         }
     }
     assert!(lacking.is_empty(), "{}", lacking.join("\n"));
+}
+
+#[test]
+fn what_the_host_calls_and_what_calls_it_says_thread_and_order() {
+    let texts: Vec<String> = files().iter().map(|(file, _)| fs::read_to_string(file).unwrap()).collect();
+    let crossing = crossing(&texts);
+    let known = ["Conductor", "Host", "Publish", "Rig", "Save", "Service", "ServiceRig", "Session", "Task"];
+    assert!(known.iter().all(|name| crossing.contains(name)), "{crossing:?}");
+    let mut lacking = Vec::new();
+    for Item { place, signature, documentation } in public_items() {
+        let named = ["pub struct ", "pub trait "].iter().find_map(|kind| signature.strip_prefix(kind));
+        let Some(name) = named.map(subject).filter(|name| crossing.contains(name)) else { continue };
+        for word in ["thread", "order"] {
+            if !documentation.contains(word) {
+                lacking.push(format!("{place}: {name}: which {word}?"));
+            }
+        }
+    }
+    assert!(lacking.is_empty(), "{}", lacking.join("\n"));
+    let front_page = fs::read_to_string(workspace::root().join("conductor-sdk/src/lib.rs")).unwrap();
+    assert!(["//! - **Order.**", "//! - **Threads.**"].iter().all(|part| front_page.contains(part)));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod bench;
 mod compilers;
+mod crash;
 #[cfg(test)]
 mod documented;
 mod keep;
@@ -26,6 +27,9 @@ The commands of this repository:
                                 of Debian on x86-64, which it installs as root.
   cargo xtask bench [NAME …]    measures size, memory, requests, blocking, containment (all, without a name);
                                 takes a few minutes, needs Linux and wrk.
+  cargo xtask crash [--rounds N] [--store NAME]
+                                kills a host in the midst of changes and compares what a restart finds with what was
+                                acknowledged: 2000 rounds for each store, about a quarter of an hour each.
   cargo xtask other-compilers   builds a plugin with the oldest compiler that the SDK supports and with a newer one than
                                 ours, for the tests; part of `test`.
   cargo xtask semver [REV]      compares the public API of the SDK and its contract with that of a revision (of the last
@@ -34,6 +38,9 @@ The commands of this repository:
                                 builds plugins for tests/abi, where every later host must load them.
   cargo xtask bench abi         measures what the binary contract costs: nanoseconds for a request and a call of the
                                 host, milliseconds to load a plugin, its size and its lines.
+  cargo xtask bench restart [COUNT]
+                                measures how long a host takes to come back with COUNT sessions (100,000), on each
+                                store that lasts, and what memory it takes.
   cargo xtask bench store [--quick] [FOLDER]
                                 creates per second by store, callers at once and sessions there, beside what the disk
                                 of FOLDER (the target folder's, without it) can sync; takes some minutes.
@@ -56,6 +63,7 @@ fn main() -> ExitCode {
         (Some("test"), []) => test::run(),
         (Some("test"), [option]) if option == "--windows" => windows::test(),
         (Some("bench"), names) => bench::run(names),
+        (Some("crash"), arguments) => crash::run(arguments),
         (Some("other-compilers"), []) => compilers::run(),
         (Some("semver"), []) => semver::run(None),
         (Some("semver"), [revision]) => semver::run(Some(revision)),

@@ -46,6 +46,8 @@ const TOOLS: &[Tool] = &[
     Tool { program: "mkfifo", debian: "coreutils", brew: "coreutils" },
     // A disk that is full.
     Tool { program: "unshare", debian: "util-linux", brew: "util-linux" },
+    // What a program asks of the system, in which order.
+    Tool { program: "strace", debian: "strace", brew: "strace" },
 ];
 
 /// For `--windows` alone, and by what shows that Debian has them installed.
@@ -253,7 +255,7 @@ mod tests {
         assert!(tools.len() >= named, "{}", tools.len());
         let debian = packages(&TOOLS.iter().collect::<Vec<_>>(), |tool| tool.debian).join(" ");
         let expected = "mosquitto-clients mosquitto nginx libnginx-mod-stream chromium libnss3-tools npm curl gcc gcc-mingw-w64-x86-64 \
-                        rustc-web cargo-web python3 coreutils util-linux";
+                        rustc-web cargo-web python3 coreutils util-linux strace";
         assert_eq!(debian, expected);
         let page = fs::read_to_string(crate::workspace::root().join("docs/windows.md")).unwrap();
         for tool in FOR_WINDOWS {

@@ -19,10 +19,13 @@ const COMPILER: &str = "x86_64-w64-mingw32-gcc";
 const WINE: &str = "/usr/lib/wine/wine64";
 const WINE_SERVER: &str = "/usr/lib/wine/wineserver64";
 /// The program, and the plugins that the tests load.
-const PACKAGES: [&str; 7] = [
+const PACKAGES: [&str; 10] = [
     "conductor-host",
     "conductor-default",
     "conductor-active",
+    "conductor-quiz",
+    "conductor-remote",
+    "conductor-heartbeat",
     "conductor-test-echo",
     "conductor-test-faulty",
     "conductor-test-range",

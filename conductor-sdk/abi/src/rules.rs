@@ -37,6 +37,13 @@ pub const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a join is good for, where the host's settings say nothing else.
 pub const GRANT_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The longest name of a client, in characters.
+pub const MAX_CLIENT: usize = 64;
+/// The longest name of a client, in bytes.
+pub const MAX_CLIENT_BYTES: usize = 128;
+/// The name under which the host itself speaks at brokers.
+pub const LINK_NAME: &str = "iotserver";
+
 /// Said of an event whose deadline passed.
 pub const GIVEN_UP: &str = "the session's conductor did not answer within its deadline";
 /// Said of a join that is new while nobody new may.
@@ -54,6 +61,47 @@ pub const STOPPING: &str = "the host is stopping";
 
 /// Said of a task beyond [`MAX_TASKS`], with [`code::OVERLOADED`](crate::wire::code::OVERLOADED).
 pub const TOO_MANY_TASKS: &str = "a session has at most 10000 tasks at a time";
+
+/// Can a client have this name? (The widest rule of those by which a host lets clients join: each way in may allow less.)
+///
+/// # Errors
+/// Why not.
+pub fn client(name: &str) -> Result<(), String> {
+    let printable = |c: char| !c.is_control() && !"+#/$\\".contains(c) && !is_invisible(c);
+    let fits = (1..=MAX_CLIENT).contains(&name.chars().count()) && name.len() <= MAX_CLIENT_BYTES;
+    if !fits || !name.chars().all(printable) || name.trim().is_empty() {
+        return Err(format!(
+            "a client's name has 1 to {MAX_CLIENT} visible characters, in {MAX_CLIENT_BYTES} bytes at most and none of + # / $ \\; {name:?} has not"
+        ));
+    }
+    if is_reserved(name) {
+        return Err(format!("no client can be called {name:?}: that is the server's own name"));
+    }
+    Ok(())
+}
+
+/// Whether the host itself speaks under this name at brokers: no client may have it.
+#[must_use]
+pub fn is_reserved(name: &str) -> bool {
+    name.eq_ignore_ascii_case(LINK_NAME)
+}
+
+/// Not printable, though no control characters: separators of lines, characters that steer the direction of text, and other
+/// characters of format (Unicode's category Cf) but for the two joiners, which Persian, Indic scripts and emoji need.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{AD}' | '\u{600}'..='\u{605}' | '\u{61C}' | '\u{6DD}' | '\u{70F}' | '\u{8E2}' | '\u{180E}' | '\u{200B}' | '\u{200E}' | '\u{200F}'
+            | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}' | '\u{FFF0}'..='\u{FFFB}' | '\u{FFFE}' | '\u{FFFF}'
+            | '\u{E0000}'..='\u{E0FFF}'
+    )
+}
+
+/// Can a type of session, or a service, be called so in the settings: 1 to 64 of `[A-Za-z0-9_.-]`?
+#[must_use]
+pub fn is_settings_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
 
 /// Can a conductor answer this many bytes?
 ///
@@ -197,6 +245,31 @@ mod tests {
         assert!(publish("a/b", 2).is_ok() && publish("ä $", 0).is_ok());
         for (name, qos) in [("", 0), ("a/+", 0), ("#", 0), ("a\0", 0), ("a", 3)] {
             assert!(publish(name, qos).is_err(), "{name:?} {qos}");
+        }
+    }
+
+    #[test]
+    fn client_names_of_any_script_and_nothing_that_means_something_in_a_topic() {
+        for name in ["a", "späce unit", "客户端", "می\u{200c}خواهم", "👩\u{200d}🚀", &"x".repeat(64)] {
+            assert_eq!(client(name), Ok(()), "{name}");
+        }
+        let (long, wide) = ("x".repeat(65), "客".repeat(43));
+        let without_sense = ["", " ", "a/b", "a+", "#", "$x", "a\\b", "a\nb", "a\0", "a\u{7f}", &long, &wide];
+        let invisible = ["a\u{202e}b", "a\u{61c}b", "a\u{ad}b", "a\u{2028}b", "\u{e0041}"];
+        for name in without_sense.into_iter().chain(invisible).chain(["iotserver", "IoTServer"]) {
+            assert!(client(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn names_in_settings_are_short_and_plain() {
+        let longest = "x".repeat(64);
+        for name in ["a", "A-b_c.9", &longest] {
+            assert!(is_settings_name(name), "{name}");
+        }
+        let longer = format!("{longest}x");
+        for name in ["", "a b", "ä", "a/b", &longer] {
+            assert!(!is_settings_name(name), "{name:?}");
         }
     }
 

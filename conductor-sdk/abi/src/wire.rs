@@ -59,6 +59,9 @@ pub mod leave {
     pub const EXPIRED: &str = "expired";
     /// It was sent away, by the conductor or an administrator.
     pub const KICKED: &str = "kicked";
+
+    /// All of them.
+    pub const ALL: &[&str] = &[EXPIRED, KICKED];
 }
 
 /// What a conductor may require of a host: that without which it would do harm rather than less.
@@ -76,6 +79,9 @@ pub mod link {
     pub const UP: &str = "up";
     /// No messages come, and those that are sent wait or fail.
     pub const DOWN: &str = "down";
+
+    /// All of them.
+    pub const ALL: &[&str] = &[UP, DOWN];
 }
 
 /// Reasons of [`event::CLOSE`].
@@ -92,11 +98,15 @@ pub mod close {
     /// what is to go on is saved before the answer. Then this object's tasks end, its calls are answered [`code::CLOSED`](super::code::CLOSED), and
     /// it is dropped. A session's clients, grants, timers and connections stay.
     pub const REPLACED: &str = "replaced";
+
+    /// All of them.
+    pub const ALL: &[&str] = &[REQUESTED, CONDUCTOR, EXPIRED, HOST_STOPPING, REPLACED];
 }
 
 /// Events of the library as a whole.
 pub mod root {
-    /// Is `body` (JSON) a good config for the conductor or service `subject`? An error of [`super::code::INVALID_CONFIG`] says what is wrong.
+    /// Is `body` (JSON; `{}` for none) a good config for the conductor or service `subject`? An error of [`super::code::INVALID_CONFIG`] says
+    /// what is wrong.
     pub const CHECK_CONFIG: &str = "check_config";
 }
 
@@ -255,7 +265,8 @@ pub struct CreateMeta {
     /// The session's type, as the settings name it; for a service, its own name in the settings.
     #[serde(rename = "type")]
     pub type_name: String,
-    /// The type's `config`; an empty object where the settings have none.
+    /// The type's `config`. Where the settings have none, the two bytes `{}` and nothing else, for ever, here and in
+    /// [`root::CHECK_CONFIG`]: an SDK of 1.0 compares the text where a conductor takes no config.
     pub config: Box<RawValue>,
     /// 64 hexadecimal digits: the seed of the session's randomness, which an SDK feeds into xoshiro256++ as its 32 bytes of
     /// state. That never changes, so that a session can be played again.

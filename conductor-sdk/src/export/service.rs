@@ -1,6 +1,10 @@
 //! A service behind the binary contract: the same objects and events as a conductor's.
 
-use std::{any::type_name, future::Future, sync::Arc};
+use std::{
+    any::type_name,
+    future::{Future, ready},
+    sync::Arc,
+};
 
 use conductor_abi::{
     async_ffi::BorrowingFfiFuture,
@@ -8,10 +12,11 @@ use conductor_abi::{
     wire::{ConductorManifest, code, event},
 };
 
-use super::{BoxFuture, Offer, parse_config, parse_meta, reply};
+use super::{BoxFuture, Offer, parse_config, parse_meta};
 use crate::{
     CloseReason, Error, Host, Link, Message, Methods, Result, Saved, Service, Session, SessionClosed, SessionOpened,
     conductor::{Absent, is_written},
+    error::answer,
     guard,
     runtime::Surroundings,
 };
@@ -73,10 +78,10 @@ impl<S: Service> Offer for Offered<S> {
     }
 
     fn create(&self, own: Session, config: &[u8], _: Option<Saved>) -> BoxFuture<Result<ConductorObj>> {
-        let (config, methods, host) = (config.to_vec(), self.methods.clone(), Host::new(own));
+        let (config, methods, lent, host) = (config.to_vec(), self.methods.clone(), Some(own.clone()), Host::new(own));
         Box::pin(async move {
             let service = S::create(&host, parse_config(&config)?).await?;
-            Ok(ConductorObj::new(Live { service: Some(service), host, methods }))
+            Ok(ConductorObj::new(Live { service: Some(service), host, lent, methods }))
         })
     }
 }
@@ -85,18 +90,21 @@ struct Live<S> {
     /// Taken only when the object is dropped.
     service: Option<S>,
     host: Host,
+    /// Its own session once more, for the guard to lend.
+    lent: Option<Session>,
     methods: Arc<Methods<S, Host>>,
 }
 
 impl<S: Service> ConductorObject for Live<S> {
     fn handle<'a>(&'a mut self, event: Event<'a>) -> BorrowingFfiFuture<'a, Reply> {
-        let Self { service, host, methods } = self;
-        let (host, methods) = (&*host, &**methods);
-        let handled = guard::run(Some(host.own()), async move {
-            let service = service.as_mut().ok_or_else(|| Error::of(code::INTERNAL, "the service is gone"))?;
-            let subject = event.subject.as_str();
+        let Self { service, host, lent, methods } = self;
+        let Some(service) = service else { return answer(ready(Err(Error::of(code::INTERNAL, "the service is gone")))) };
+        let (host, subject) = (&*host, event.subject.as_str());
+        if event.kind.as_str() == event::REQUEST {
+            return methods.call(service, host, lent, subject, event.body.as_slice());
+        }
+        answer(guard::run(lent, async move {
             let done = match event.kind.as_str() {
-                event::REQUEST => return methods.call(service, host, subject, event.body.as_slice()).await,
                 event::MESSAGE => {
                     let mut meta = parse_meta(event.meta.as_slice())?;
                     let session = meta.session.take().unwrap_or_default();
@@ -115,8 +123,7 @@ impl<S: Service> ConductorObject for Live<S> {
                 other => Err(Error::of(code::UNSUPPORTED, format!("this plugin's SDK does not know the event {other:?}"))),
             };
             done.map(|()| Vec::new())
-        });
-        BorrowingFfiFuture::new(async move { reply(handled.await) })
+        }))
     }
 }
 
@@ -129,7 +136,7 @@ fn which(event: &Event<'_>) -> Result<(String, String)> {
 impl<S> Drop for Live<S> {
     fn drop(&mut self) {
         if let Some(service) = self.service.take() {
-            guard::discard(Some(self.host.own()), service);
+            guard::discard(&mut self.lent, service);
         }
     }
 }

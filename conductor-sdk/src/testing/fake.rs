@@ -122,10 +122,15 @@ impl State {
         u64::try_from(self.now.as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Whether the session itself is over, and not its conductor alone.
+    fn ends(&self) -> bool {
+        let conductor_alone = |reason| matches!(reason, CloseReason::HostStopping | CloseReason::Replaced);
+        self.closing || self.ending.is_some_and(|reason| !conductor_alone(reason))
+    }
+
     /// Whether the session is in the store, where the rest of what it is lies.
     fn stored(&self) -> Result<(), Failure> {
-        let ends = self.ending.is_some_and(|reason| reason != CloseReason::HostStopping);
-        if self.closing || ends { Err(closed(rules::NOT_STORED)) } else { Ok(()) }
+        if self.ends() { Err(closed(rules::NOT_STORED)) } else { Ok(()) }
     }
 
     fn host_runs(&self) -> Result<(), Failure> {
@@ -205,9 +210,10 @@ impl FakeHost {
                 state.labels = labels;
             }
             call::CLOSE => {
-                if state.making || state.ending.is_some() || std::mem::replace(&mut state.closing, true) {
+                if state.making || state.ends() || state.ending == Some(CloseReason::HostStopping) {
                     return Err(closed(rules::NOT_CLOSABLE));
                 }
+                state.closing = true;
             }
             other => return Err(Failure::new(code::UNSUPPORTED, format!("the rig does not know {other:?}"))),
         }
@@ -223,11 +229,16 @@ fn publish(state: &mut State, call: &Event<'_>) -> Result<(), Failure> {
     if let Some(client) = client.as_ref().filter(|client| !state.has(client)) {
         return Err(nobody(client));
     }
-    rules::payload(call.body.len(), rules::MAX_PAYLOAD)
-        .map_err(|reason| Failure::new(code::UNAVAILABLE, format!("the MQTT broker failed: {reason}")))?;
-    let payload = call.body.to_vec();
+    let payload = payload(call)?;
     state.published.push(Published { client, name, payload, qos: meta.qos, retain: meta.retain });
     Ok(())
+}
+
+/// What a broker takes of a message.
+pub(in crate::testing) fn payload(call: &Event<'_>) -> Result<Vec<u8>, Failure> {
+    rules::payload(call.body.len(), rules::MAX_PAYLOAD)
+        .map_err(|reason| Failure::new(code::UNAVAILABLE, format!("the MQTT broker failed: {reason}")))?;
+    Ok(call.body.to_vec())
 }
 
 fn closed(reason: &str) -> Failure {

@@ -85,6 +85,7 @@ impl Actor {
                 other.join().unwrap();
             }
             "panic in a task" => drop(session.spawn(async { panic!("in a task") })?),
+            "wait in a task" => drop(session.spawn(std::future::pending::<()>())?),
             "fail in a task" => drop(session.spawn(async { Err(Error::new("no luck")) })?),
             "spawn too many" => {
                 for _ in 0..rules::MAX_TASKS {
@@ -236,11 +237,14 @@ fn limits_are_those_of_the_host() {
 
 #[test]
 fn what_ends_cannot_be_saved_and_what_only_stops_can() {
-    for (reason, saved) in [(CloseReason::Requested, rules::NOT_STORED), (CloseReason::HostStopping, "yes")] {
+    let ends = [CloseReason::Requested, CloseReason::Conductor, CloseReason::Expired].map(|reason| (reason, rules::NOT_STORED));
+    let stops = [CloseReason::HostStopping, CloseReason::Replaced].map(|reason| (reason, "yes"));
+    for (reason, saved) in ends.into_iter().chain(stops) {
         let mut rig = start();
         rig.close(reason).unwrap();
         rig.expect_published("saved", saved);
         rig.expect_nothing_published();
+        assert_eq!(rig.saved().is_some(), saved == "yes");
     }
     let mut rig = start();
     act(&mut rig, "close").unwrap();
@@ -248,6 +252,82 @@ fn what_ends_cannot_be_saved_and_what_only_stops_can() {
     rig.close(CloseReason::Conductor).unwrap();
     rig.expect_published("saved", rules::NOT_STORED);
     assert!(rig.close(CloseReason::Requested).unwrap_err().is_closed());
+}
+
+#[test]
+fn who_no_host_would_let_in_does_not_join_and_what_no_broker_takes_is_not_heard() {
+    let mut rig = start();
+    for client in ["", "a/#", "iotserver", " ", &"x".repeat(65)] {
+        assert_eq!(rig.join(client).unwrap_err().message(), rules::client(client).unwrap_err());
+    }
+    assert!(rig.clients().is_empty());
+    assert!(rig.message("ann", "x", vec![0; rules::MAX_PAYLOAD + 1]).unwrap_err().message().contains("longer than"));
+    rig.message("ann", "x", vec![0; rules::MAX_PAYLOAD]).unwrap();
+    assert_eq!(heard(&mut rig), [rules::NOT_CLOSABLE, "Some(\"ann\") x 0 false false"]);
+}
+
+#[test]
+fn a_session_moves_to_newer_code_with_all_that_it_has() {
+    let mut rig = start();
+    rig.join("ann").unwrap();
+    act(&mut rig, "labels and timers").unwrap();
+    act(&mut rig, "wait in a task").unwrap();
+    assert_eq!(rig.tasks(), 1);
+    let old = KEPT.with(|kept| kept.borrow_mut().take()).unwrap();
+    rig.replace::<Actor>(()).unwrap();
+    rig.expect_published("saved", "yes");
+    assert_eq!((rig.tasks(), old.spawn(async {}).unwrap_err().is_closed()), (0, true), "the old one is over");
+    assert_eq!((rig.clients(), rig.grants("ann").unwrap()), (vec!["ann".to_owned()], Grants::all().publish(["buzz", "team/+"])));
+    assert_eq!((rig.timers().len(), rig.labels()["phase"].as_str()), (2, "one"));
+    rig.advance(Duration::from_secs(3));
+    assert_eq!(heard(&mut rig), [format!("restored {:?} v0", b"\"the end\""), "timer soon".to_owned()]);
+
+    // One that panicked is not told, and made anew from what it saved before.
+    act(&mut rig, "panic in a task").unwrap();
+    rig.tasks();
+    rig.replace::<Actor>(()).unwrap();
+    rig.expect_nothing_published();
+    act(&mut rig, "save bytes").unwrap();
+    rig.close(CloseReason::Requested).unwrap();
+    assert!(rig.replace::<Actor>(()).unwrap_err().is_closed());
+}
+
+/// Does in its `close` what a host allows there while newer code takes over.
+struct Parting;
+
+impl Conductor for Parting {
+    type Config = String;
+    async fn create(session: &Session, what: String) -> Result<Self> {
+        session.set_labels([("what", what)]).await?;
+        Ok(Self)
+    }
+    async fn left(&mut self, session: &Session, left: &Left) -> Result<()> {
+        session.publish("left", left.client()).await
+    }
+    async fn close(&mut self, session: &Session, _: CloseReason) -> Result<()> {
+        session.kick("ann").await?;
+        session.set_grants("bob", Grants::none()).await?;
+        match session.clients().len() {
+            1 => Err(Error::new("so be it")),
+            _ => session.close().await,
+        }
+    }
+}
+
+#[test]
+fn what_a_conductor_does_while_it_is_replaced_counts() {
+    let mut rig = Rig::start::<Parting>("old").unwrap();
+    rig.join("ann").unwrap();
+    rig.join("bob").unwrap();
+    rig.replace::<Parting>("new").unwrap();
+    rig.expect_logged(Level::WARN, "so be it");
+    rig.expect_published("left", "ann");
+    assert_eq!((rig.grants("bob"), rig.labels()["what"].as_str()), (Some(Grants::none()), "new"));
+
+    rig.join("ann").unwrap();
+    rig.join("cleo").unwrap();
+    assert!(rig.replace::<Parting>("newer").unwrap_err().is_closed(), "it closed its session");
+    assert!(rig.is_closed() && rig.labels()["what"] == "new");
 }
 
 #[test]

@@ -18,7 +18,7 @@ impl Rig {
     /// Then [`Session::clients`](crate::Session::clients) lists it, for 24 h of virtual time.
     ///
     /// # Errors
-    /// Why it was refused: the conductor's reason or error, or that the session is locked, full or closed.
+    /// Why it was refused: a name that no client can have, the conductor's reason or error, or that the session is locked, full or closed.
     ///
     /// ```
     /// # use conductor_sdk::{prelude::*, testing::Rig};
@@ -26,6 +26,7 @@ impl Rig {
     /// # impl Conductor for Lamp { type Config = (); async fn create(_: &Session, _: ()) -> Result<Self> { Ok(Lamp) } }
     /// # let mut rig = Rig::start::<Lamp>(()).unwrap();
     /// rig.join("ann").unwrap();
+    /// assert!(rig.join("a/#").is_err());
     /// ```
     pub fn join(&mut self, client: &str) -> Result<()> {
         self.join_from(client, PEER)
@@ -52,6 +53,7 @@ impl Rig {
     /// assert_eq!(rig.join_from("bob", "198.51.100.3:4242").unwrap_err().message(), "only from here");
     /// ```
     pub fn join_from(&mut self, client: &str, peer: &str) -> Result<()> {
+        rules::client(client).map_err(|reason| Error::of(code::REFUSED, reason))?;
         self.admits(client)?;
         let reply: JoinReply = match self.tell_hook(event::JOINING, "", client, &[], caller("iot", peer))? {
             Some(bytes) if !bytes.is_empty() => serde_json::from_slice(&bytes)?,

@@ -134,8 +134,8 @@ impl Rig {
     /// A client sends a message. One that has not joined may send here whatever it likes; one that has, what its grants allow.
     ///
     /// # Errors
-    /// What the conductor's `message` answered; a name that cannot be published to, or may not be by this client (the broker refuses
-    /// that, and the conductor does not hear of it).
+    /// What the conductor's `message` answered; a name that cannot be published to, or may not be by this client, or a payload that is too
+    /// large (the broker refuses that, and the conductor does not hear of it).
     ///
     /// ```
     /// # use conductor_sdk::{prelude::*, testing::{Rig, Sent}};
@@ -154,7 +154,7 @@ impl Rig {
         let Sent { client, name, payload, meta } = sent;
         let client = client.unwrap_or_default();
         let refused = |reason| Error::of(code::REFUSED, reason);
-        rules::publish(&name, meta.qos).map_err(refused)?;
+        rules::publish(&name, meta.qos).and_then(|()| rules::payload(payload.len(), rules::MAX_PAYLOAD)).map_err(refused)?;
         let grants = self.grants(&client);
         if grants.is_some_and(|grants| !rules::may_publish(grants.publish_list(), &name)) {
             return Err(refused(format!("{client:?} may not publish {name:?}")));

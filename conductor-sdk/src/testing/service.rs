@@ -11,7 +11,7 @@ use std::{
 use conductor_abi::{
     contract::HostObj,
     rules,
-    wire::{EventMeta, event},
+    wire::{EventMeta, code, event},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -21,7 +21,7 @@ use super::{
     Logged, Rig,
     fake::{FakeHost, State, lock},
 };
-use crate::{CloseReason, Link, Result, Service, Session, error::from_failure, export, guard, logging};
+use crate::{CloseReason, Error, Link, Result, Service, Session, error::from_failure, export, guard, logging};
 
 /// A message that the service sent.
 ///
@@ -67,7 +67,7 @@ pub struct Asked {
 
 /// One service, and the hands of the test around it: it opens and closes sessions, whose clients join and send, and it answers for their
 /// conductors. Ids are `"100001"`, `"100002"` and so on. Time is virtual, and all runs on the test's
-/// thread inside of the functions here, as with the [`Rig`].
+/// thread inside of the functions here and in a fixed order, as with the [`Rig`].
 ///
 /// ```
 /// use conductor_sdk::{prelude::*, testing::ServiceRig};
@@ -148,7 +148,7 @@ impl ServiceRig {
         let (tasks, deadline) = (Vec::new(), rules::DEADLINE);
         let rig = Rig { hooks, conductor: None, faulted: None, state, tasks, following: false, deadline };
         let mut rig = Self { rig, world };
-        let created = guard::run(Some(&own), offer.create(own.clone(), &config, None));
+        let created = guard::run(Some(own.clone()), offer.create(own, &config, None));
         rig.rig.take_in(created)?;
         rig.tell_news();
         Ok(rig)
@@ -192,7 +192,7 @@ impl ServiceRig {
     /// A client joins a session. (A service is not told; [`Host::clients`](crate::Host::clients) lists it.)
     ///
     /// # Errors
-    /// A session that is not there.
+    /// A session that is not there; a name that no client can have.
     ///
     /// ```
     /// # use conductor_sdk::{prelude::*, testing::ServiceRig};
@@ -200,11 +200,13 @@ impl ServiceRig {
     /// # impl Service for Idle { type Config = (); async fn create(_: &Host, _: ()) -> Result<Self> { Ok(Idle) } }
     /// # let mut rig = ServiceRig::start_among::<Idle>((), &["default"]).unwrap();
     /// rig.join("100001", "ann").unwrap();
+    /// assert!(rig.join("100001", "").is_err());
     /// ```
     pub fn join(&mut self, session: &str, client: &str) -> Result<()> {
         let mut world = lock(&self.world);
         let known = world.sessions.get_mut(session);
         let known = known.ok_or_else(|| from_failure(&no_such_session(session)))?;
+        rules::client(client).map_err(|reason| Error::of(code::REFUSED, reason))?;
         if !known.clients.iter().any(|other| other == client) {
             known.clients.push(client.to_owned());
         }
@@ -214,7 +216,8 @@ impl ServiceRig {
     /// A client of a session sends a message, QoS 0, not retained; the service is told where it has the hook.
     ///
     /// # Errors
-    /// A session that is not there; what the service's `message` answered.
+    /// A session that is not there; a name that cannot be published to, or a payload that is too large (the broker refuses that, and the service
+    /// does not hear of it); what the service's `message` answered.
     ///
     /// ```
     /// # use conductor_sdk::{prelude::*, testing::ServiceRig};
@@ -226,12 +229,16 @@ impl ServiceRig {
     /// ```
     pub fn message(&mut self, session: &str, client: &str, name: &str, payload: impl AsRef<[u8]>) -> Result<()> {
         lock(&self.world).known(session).map_err(|failure| from_failure(&failure))?;
+        let payload = payload.as_ref();
+        rules::publish(name, 0)
+            .and_then(|()| rules::payload(payload.len(), rules::MAX_PAYLOAD))
+            .map_err(|reason| Error::of(code::REFUSED, reason))?;
         if !self.rig.hooks.iter().any(|hook| hook == event::MESSAGE) {
             return Ok(());
         }
         let mut meta = EventMeta::default();
         meta.session = Some(session.to_owned());
-        let told = self.rig.event(event::MESSAGE, name, client, payload.as_ref(), meta).map(drop);
+        let told = self.rig.event(event::MESSAGE, name, client, payload, meta).map(drop);
         self.tell_news();
         told
     }

@@ -27,6 +27,7 @@ pub use embedded::EmbeddedBroker;
 pub use external::{ExternalBroker, LinkSettings, LinkToken};
 pub use limits::Limits;
 pub use none::NoBroker;
+pub(crate) use none::Nobody;
 
 /// A message that a client of a session sent, as the conductor hears it.
 #[derive(Clone, Debug)]
@@ -180,7 +181,7 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     /// Ends all connections of a session and drops all it held (retained messages, queues, wills). Later connects of that
     /// session are [`Admission`]'s to refuse; one admitted but not yet connected is refused.
     fn close_session(&self, session: SessionId) -> BoxFuture<'_, Ended>;
-    /// The clients connected now; nothing where the broker cannot know.
+    /// The clients connected now; nothing where the broker cannot know who is there. Where it can, a session of which it says nobody is empty.
     fn connected(&self, session: SessionId) -> Option<Vec<Arc<str>>>;
     /// Whether the host reaches a broker outside of it; nothing where there is none outside. Changes are told by [`Events::link`]
     /// after this says so.

@@ -1,6 +1,6 @@
 //! `mqtt.broker = "none"`: requests and joins work, there are no messages.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -12,11 +12,23 @@ use crate::{sessions::SessionId, tokens::grant::Grant};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoBroker;
 
-impl Broker for NoBroker {
+impl Nobody for NoBroker {
+    fn take(&self, _: &Bytes) -> Result<(), BrokerError> {
+        Err(BrokerError::None)
+    }
+}
+
+/// A broker to which nobody is connected.
+pub(crate) trait Nobody: Send + Sync + fmt::Debug + 'static {
+    /// A message was published.
+    fn take(&self, payload: &Bytes) -> Result<(), BrokerError>;
+}
+
+impl<N: Nobody> Broker for N {
     fn open_session(&self, _: SessionId) {}
 
-    fn publish<'a>(&'a self, _: SessionId, _: &'a str, _: Bytes, _: u8, _: bool) -> BoxFuture<'a, Result<(), BrokerError>> {
-        async { Err(BrokerError::None) }.boxed()
+    fn publish<'a>(&'a self, _: SessionId, _: &'a str, payload: Bytes, _: u8, _: bool) -> BoxFuture<'a, Result<(), BrokerError>> {
+        async move { self.take(&payload) }.boxed()
     }
 
     fn set_grant<'a>(&'a self, _: SessionId, _: &'a str, _: Grant) -> BoxFuture<'a, ()> {
@@ -31,8 +43,9 @@ impl Broker for NoBroker {
         async { Ended::Kicked(0) }.boxed()
     }
 
+    /// Not to be known: without connections it is only the list of clients that says who is there.
     fn connected(&self, _: SessionId) -> Option<Vec<Arc<str>>> {
-        Some(Vec::new())
+        None
     }
 
     fn endpoints(&self) -> Endpoints {

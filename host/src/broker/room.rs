@@ -119,7 +119,7 @@ impl Room {
             tokio::time::sleep_until(spoke_at + LAST_WORDS).await;
         }
         let all: Vec<_> = self.inside().connections.values().flatten().cloned().collect();
-        end(&all, reason).await;
+        self.end(&all, reason).await;
         // A delayed will waits with the room in its hands.
         for id in self.store.session_client_ids().await.unwrap_or_default() {
             self.router.cancel_pending_will(&id);
@@ -130,7 +130,7 @@ impl Room {
     /// Ends one client's connection without its last will, and forgets it.
     pub(super) async fn kick(&self, client_id: &str, library_id: &str) -> Ended {
         let all = self.connections_of(client_id);
-        end(&all, EndReason::AdministrativeAction).await;
+        self.end(&all, EndReason::AdministrativeAction).await;
         self.router.cancel_pending_will(library_id);
         let slot = self.router.lock_session(library_id).await;
         self.router.unregister_client(library_id).await;
@@ -139,6 +139,19 @@ impl Room {
         self.warn(self.store.remove_queued_messages(library_id).await);
         drop(slot);
         Ended::Kicked(all.len())
+    }
+
+    /// Ends these connections; that they went has been told when this returns, also of one that had just left by itself.
+    async fn end(&self, connections: &[Arc<Connection>], reason: EndReason) {
+        for connection in connections {
+            connection.end_silently(reason);
+        }
+        let all = join_all(connections.iter().map(|connection| connection.ended()));
+        if tokio::time::timeout(END_WAIT, all).await.is_err() {
+            tracing::warn!("MQTT connections did not end in time");
+        }
+        // Who leaves is out of the list of connections before it is told, which is done under this lock.
+        drop(self.announced.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(super) async fn set_grant(&self, client_id: &str, library_id: &str, grant: Grant) {
@@ -199,16 +212,6 @@ impl Room {
         // Who is just leaving may still have to be told: before anything of a next room's.
         let all_told = self.announced.try_lock().is_ok_and(|announced| announced.is_empty());
         all_told && inside.uses == mark && inside.publishing == 0 && inside.connections.is_empty()
-    }
-}
-
-async fn end(connections: &[Arc<Connection>], reason: EndReason) {
-    for connection in connections {
-        connection.end_silently(reason);
-    }
-    let all = join_all(connections.iter().map(|connection| connection.ended()));
-    if tokio::time::timeout(END_WAIT, all).await.is_err() {
-        tracing::warn!("MQTT connections did not end in time");
     }
 }
 

@@ -20,8 +20,8 @@ use crate::{
     store::{Change, SavedState, StoreError},
 };
 
-/// Answers a call that changes the session.
-pub(crate) async fn answer(session: &Arc<Session>, call: &Event<'_>) -> Result<Vec<u8>, Failure> {
+/// Answers a call of the conductor of this `life` that changes the session.
+pub(crate) async fn answer(session: &Arc<Session>, life: u32, call: &Event<'_>) -> Result<Vec<u8>, Failure> {
     let id = session.id();
     let (subject, client) = (call.subject.as_str(), call.client.as_str());
     match call.kind.as_str() {
@@ -29,10 +29,10 @@ pub(crate) async fn answer(session: &Arc<Session>, call: &Event<'_>) -> Result<V
             let SaveMeta { version, .. } = meta(call)?;
             rules::state(call.body.len(), session.world().max_state).map_err(refused)?;
             let state = SavedState { version, bytes: Bytes::copy_from_slice(call.body.as_slice()) };
-            change(session, Change::Save { id, state }).await
+            change(session, life, Change::Save { id, state }).await
         }
-        call::TIMER => set_timer(session, subject, Some(meta::<TimerMeta>(call)?)).await,
-        call::CANCEL_TIMER => set_timer(session, subject, None).await,
+        call::TIMER => set_timer(session, life, subject, Some(meta::<TimerMeta>(call)?)).await,
+        call::CANCEL_TIMER => set_timer(session, life, subject, None).await,
         call::GRANT => {
             let grants: Grants = body(call)?;
             rules::grants(&grants).map_err(refused)?;
@@ -46,21 +46,21 @@ pub(crate) async fn answer(session: &Arc<Session>, call: &Event<'_>) -> Result<V
         }
         call::JOIN_RULES => {
             let JoinRules { locked, max_clients, .. } = body(call)?;
-            change(session, Change::JoinRules { id, locked, max_clients }).await
+            change(session, life, Change::JoinRules { id, locked, max_clients }).await
         }
         call::LABELS => {
             let labels: BTreeMap<String, String> = body(call)?;
             rules::labels(&labels).map_err(refused)?;
-            change(session, Change::Labels { id, labels }).await
+            change(session, life, Change::Labels { id, labels }).await
         }
         other => Err(Failure::new(code::UNSUPPORTED, format!("this host does not know the call {other:?}"))),
     }
 }
 
-async fn set_timer(session: &Arc<Session>, name: &str, timer: Option<TimerMeta>) -> Result<Vec<u8>, Failure> {
+async fn set_timer(session: &Arc<Session>, life: u32, name: &str, timer: Option<TimerMeta>) -> Result<Vec<u8>, Failure> {
     let (manager, session, name) = (manager(session)?, session.clone(), name.to_owned());
     // A rule that it does not keep is told apart from a refusal.
-    let done = to_its_end(async move { Ok(manager.set_timer(&session, &name, timer.as_ref()).await) }).await;
+    let done = to_its_end(async move { Ok(manager.set_timer(&session, life, &name, timer.as_ref()).await) }).await;
     match done.unwrap_or_else(|error| Err(TimerError::Refused(error))) {
         Ok(()) => Ok(Vec::new()),
         Err(TimerError::Rule(reason)) => Err(refused(reason)),
@@ -69,10 +69,10 @@ async fn set_timer(session: &Arc<Session>, name: &str, timer: Option<TimerMeta>)
 }
 
 /// To its end: a handler that is given up meanwhile must not leave a session that knows another record than the store.
-async fn change(session: &Arc<Session>, change: Change) -> Result<Vec<u8>, Failure> {
+async fn change(session: &Arc<Session>, life: u32, change: Change) -> Result<Vec<u8>, Failure> {
     let session = session.clone();
-    let done = to_its_end(async move { session.change(change).await.map_err(Refused::from) }).await;
-    done.map(|_| Vec::new()).map_err(|error| failure(error, ""))
+    let done = to_its_end(async move { session.change_by(life, change).await.map_err(Refused::from) }).await;
+    done.map(|()| Vec::new()).map_err(|error| failure(error, ""))
 }
 
 fn manager(session: &Session) -> Result<Arc<Manager>, Failure> {

@@ -29,7 +29,7 @@ fn at_once<F: Future>(future: F) -> F::Output {
 fn a_call_of_a_later_version_is_answered_unsupported_at_once() {
     let place = Place::with([stored("123456", NOW, &[])]);
     let session = place.manager.get(id("123456")).unwrap();
-    let failure = at_once(answer(&session, &Event::new("teleport"))).unwrap_err();
+    let failure = at_once(answer(&session, 0, &Event::new("teleport"))).unwrap_err();
     assert_eq!(failure.code, code::UNSUPPORTED, "{}", failure.message);
     let of_a_library = LibraryHost { file: "x.so".into() };
     let RErr(failure) = at_once(of_a_library.call(Event::new("teleport"))) else { panic!("this is not known") };
@@ -42,7 +42,7 @@ fn a_key_of_a_later_version_in_a_known_call_is_passed_over() {
     let session = place.manager.get(id("123456")).unwrap();
     let body = br#"{"max_clients":3,"of_a_later_version":{}}"#.as_slice();
     let meta = br#"{"of_a_later_version":[]}"#.as_slice();
-    let answered = place.run(answer(&session, &Event { body: body.into(), meta: meta.into(), ..Event::new(call::JOIN_RULES) }));
+    let answered = place.run(answer(&session, 0, &Event { body: body.into(), meta: meta.into(), ..Event::new(call::JOIN_RULES) }));
     assert!(answered.is_ok(), "{answered:?}");
     assert_eq!(session.record().extra.as_ref().and_then(|extra| extra.max_clients), Some(3));
 }

@@ -6,7 +6,7 @@ use conductor_abi::wire::ConductorManifest;
 use serde_json::value::RawValue;
 
 use super::{lane::Lane, library::Library};
-use crate::sessions::SessionId;
+use crate::sessions::{Limits, SessionId};
 
 /// A type of session.
 pub struct Type {
@@ -16,6 +16,8 @@ pub struct Type {
     pub plugin: Result<Plugin, Arc<str>>,
     /// How long an event may take.
     pub deadline: Duration,
+    /// How long its sessions live, where they have no limits of their own.
+    pub limits: Limits,
     /// Where its slow sessions run.
     pub lane: Arc<Lane>,
 }
@@ -100,6 +102,7 @@ impl Catalog {
             name: name.clone(),
             plugin: Err(format!("the type {name:?} is not in the settings; add [types.{name}] and reload").into()),
             deadline: Duration::from_secs(5),
+            limits: Limits::default(),
             lane: Arc::default(),
         }
     }

@@ -61,14 +61,37 @@ pub fn prepare(
     folder: &Path,
     env: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Config, Vec<String>> {
-    let place = Place::config(section, name);
+    prepare_at(&Place::config(section, name), given, schema, folder, env)
+}
+
+/// As [`prepare`], for what a command is given as its `option`.
+///
+/// # Errors
+/// As there.
+pub fn prepare_option(
+    option: &str,
+    given: &Map<String, Value>,
+    schema: Option<&Value>,
+    folder: &Path,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Config, Vec<String>> {
+    prepare_at(&Place::option(option), Some(given), schema, folder, env)
+}
+
+fn prepare_at(
+    place: &Place,
+    given: Option<&Map<String, Value>>,
+    schema: Option<&Value>,
+    folder: &Path,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Config, Vec<String>> {
     let mut value = Value::Object(given.cloned().unwrap_or_default());
     let (mut mistakes, mut warnings, mut secrets) = (Vec::new(), Vec::new(), BTreeSet::new());
     if let Some(schema) = schema {
         let mut fetch = Fetch::new(schema, folder, env);
-        fetch.all(&mut value, &place);
+        fetch.all(&mut value, place);
         let mut check = Check::new(schema, &fetch.places);
-        check.all(&value, &place);
+        check.all(&value, place);
         mistakes.extend(fetch.mistakes);
         mistakes.extend(check.mistakes());
         warnings = check.warnings;

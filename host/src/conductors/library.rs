@@ -413,8 +413,8 @@ fn start(header: &'static LibHeader, host: HostObj, log_level: u8) -> Result<(Pl
     let root = root.map_err(|error| Reason::InitFailed(one_line(&error.to_string(), 200)))?;
 
     let manifest = match root.manifest()() {
-        ROk(json) => manifest(&json).map_err(Reason::BadManifest)?,
-        RErr(failure) => return Err(Reason::BadManifest(said(&failure))),
+        ROk(json) => manifest(&json)?,
+        RErr(failure) => return Err(Reason::ManifestFailed(said(&failure))),
     };
     if let RErr(failure) = root.init()(host, b"{}".as_slice().into()) {
         return Err(Reason::InitFailed(said(&failure)));
@@ -428,14 +428,14 @@ fn said(failure: &Failure) -> String {
     one_line(&format!("{panicked}{}", failure.message), 400)
 }
 
-fn manifest(json: &[u8]) -> Result<Manifest, String> {
-    let manifest: Manifest = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+fn manifest(json: &[u8]) -> Result<Manifest, Reason> {
+    let manifest: Manifest = serde_json::from_slice(json).map_err(|error| Reason::BadManifest(error.to_string()))?;
     let mut names = BTreeSet::new();
     if let Some(twice) = manifest.conductors.iter().chain(&manifest.services).find(|offer| !names.insert(&offer.name)) {
-        return Err(format!("it offers {:?} twice", twice.name));
+        return Err(Reason::OfferedTwice(one_line(&twice.name, 200)));
     }
     if names.is_empty() {
-        return Err("it offers neither a conductor nor a service".to_owned());
+        return Err(Reason::BadManifest("it offers neither a conductor nor a service".to_owned()));
     }
     Ok(manifest)
 }
@@ -458,7 +458,7 @@ mod tests {
     fn names_are_unique_over_conductors_and_services() {
         let offers = |text: &str| manifest(text.as_bytes());
         assert_eq!(offers(r#"{"services":[{"name":"a"}]}"#).unwrap().services[0].name, "a");
-        assert_eq!(offers(r#"{"conductors":[{"name":"a"}],"services":[{"name":"a"}]}"#).unwrap_err(), "it offers \"a\" twice");
-        assert_eq!(offers("{}").unwrap_err(), "it offers neither a conductor nor a service");
+        assert_eq!(offers(r#"{"conductors":[{"name":"a"}],"services":[{"name":"a"}]}"#).unwrap_err(), Reason::OfferedTwice("a".to_owned()));
+        assert_eq!(offers("{}").unwrap_err(), Reason::BadManifest("it offers neither a conductor nor a service".to_owned()));
     }
 }

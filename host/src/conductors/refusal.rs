@@ -123,13 +123,24 @@ pub enum Reason {
         error: String,
     },
     /// The system's loader does not want it.
-    #[error("the system cannot load it: {0}; is a library that it needs missing, or the state folder on a disk mounted noexec?")]
+    #[error(
+        "the system cannot load it: {0}; was it built on a newer system than this one, is a library that it needs missing, or the state \
+         folder on a disk mounted noexec?"
+    )]
     NotLoadable(String),
     /// The plugin's own description is no description.
     #[error("its manifest cannot be used: {0}; rebuild it with conductor-host-sdk 1.x")]
     BadManifest(String),
+    /// The plugin's own code failed to describe it.
+    #[error(
+        "its manifest cannot be made: {0}; that is a mistake in the plugin's own code (what its methods() says, say), for its author to mend"
+    )]
+    ManifestFailed(String),
+    /// Two of what it offers have the same name.
+    #[error("it offers {0:?} twice; rename one of the two in its export_conductors! or export_plugin!")]
+    OfferedTwice(String),
     /// The plugin's own start failed.
-    #[error("it failed to start: {0}")]
+    #[error("it failed to start: {0}; once the cause is gone, start the host again (a reload does not start the same file twice)")]
     InitFailed(String),
     /// It needs a newer host.
     #[error("its conductor or service {conductor:?} needs a host that knows {what:?}, which this one does not; use a newer conductor-host")]

@@ -16,9 +16,9 @@ use conductor_abi::{
     async_ffi::{BorrowingFfiFuture, FfiFuture},
     contract::{Event, Failure, HostObj, HostObject, Reply},
     rules,
-    wire::{ClientInfo, PublishMeta, SessionMeta, SleepMeta, call, code},
+    wire::{ClientInfo, SleepMeta, call, code},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::runtime::Handle;
 
 use super::{Trouble, asks, catalog::Type, library::Libraries};
@@ -83,14 +83,20 @@ impl SessionHost {
     async fn answer(&self, call: Event<'_>) -> Result<Vec<u8>, Failure> {
         let session = self.session()?;
         match call.kind.as_str() {
-            call::PUBLISH => publish(&session, &call).await.map(|()| Vec::new()),
+            call::PUBLISH => {
+                let sending: Sending = meta(&call)?;
+                if !sending.session.is_empty() && SessionId::parse(&sending.session) != Some(session.id()) {
+                    return Err(Failure::new(code::REFUSED, "a conductor publishes in its own session alone"));
+                }
+                publish(&session, &call, &sending).await
+            }
             call::SLEEP => {
                 let SleepMeta { micros, .. } = meta(&call)?;
                 drop(session);
                 tokio::time::sleep(Duration::from_micros(micros)).await;
                 self.session().map(|_| Vec::new())
             }
-            _ => asks::answer(&session, &call).await,
+            _ => asks::answer(&session, self.life, &call).await,
         }
     }
 }
@@ -128,14 +134,20 @@ fn close(session: &Arc<Session>) -> Result<Vec<u8>, Failure> {
     accepted.then(Vec::new).ok_or_else(|| Failure::new(code::CLOSED, rules::NOT_CLOSABLE))
 }
 
-pub(crate) async fn publish(session: &Session, call: &Event<'_>) -> Result<(), Failure> {
-    let PublishMeta { qos, retain, .. } = meta(call)?;
-    let SessionMeta { session: named, .. } = meta(call)?;
+/// What a message's meta says: a [`PublishMeta`](conductor_abi::wire::PublishMeta) and a [`SessionMeta`](conductor_abi::wire::SessionMeta)
+/// in one object.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Sending {
+    qos: u8,
+    retain: bool,
+    pub(crate) session: String,
+}
+
+/// Sends in `session`, which has been compared with the one that is named.
+pub(crate) async fn publish(session: &Session, call: &Event<'_>, sending: &Sending) -> Result<Vec<u8>, Failure> {
     let (name, client) = (call.subject.as_str(), call.client.as_str());
-    rules::publish(name, qos).map_err(|reason| Failure::new(code::REFUSED, reason))?;
-    if !named.is_empty() && SessionId::parse(&named) != Some(session.id()) {
-        return Err(Failure::new(code::REFUSED, "a conductor publishes in its own session alone"));
-    }
+    rules::publish(name, sending.qos).map_err(|reason| Failure::new(code::REFUSED, reason))?;
     let mut topic = session.id().topic_prefix();
     if !client.is_empty() {
         if !session.record().has(client) {
@@ -147,8 +159,8 @@ pub(crate) async fn publish(session: &Session, call: &Event<'_>) -> Result<(), F
     }
     topic.push_str(name);
     let payload = Bytes::copy_from_slice(call.body.as_slice());
-    let sent = session.world().broker.publish(session.id(), &topic, payload, qos, retain).await;
-    sent.map_err(|error| {
+    let sent = session.world().broker.publish(session.id(), &topic, payload, sending.qos, sending.retain).await;
+    sent.map(|()| Vec::new()).map_err(|error| {
         let code = match error {
             BrokerError::None | BrokerError::Down(_) | BrokerError::Failed(_) => code::UNAVAILABLE,
             BrokerError::Topic(_) => code::REFUSED,

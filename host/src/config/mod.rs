@@ -31,7 +31,7 @@ pub use self::{
     reference::reference,
     sources::Flag,
     table::{Admin, Iot, Log, Mqtt, Service, Sessions, State, Store, Tls, Token, Type},
-    values::{BrokerKind, LogFormat, Secret, StoreUrl, TokenMode},
+    values::{BrokerKind, EXPECTED_LIMIT, LogFormat, Secret, StoreUrl, TokenMode, limit},
 };
 
 /// What every environment variable that sets a key begins with.
@@ -153,13 +153,15 @@ impl Settings {
         self.effective.iter().any(|known| known.path == path && known.origin != Origin::Default)
     }
 
-    /// The keys outside of `[types]` and `[services]` that have another value here than in `other`. (`sessions.deadline` is what types have where they say
-    /// nothing else, so a change of it is one of theirs.)
+    /// The keys outside of `[types]` and `[services]` that have another value here than in `other`. (What types have where they say nothing else
+    /// is theirs, and so is its change: `sessions.deadline`, `sessions.lifetime`, `sessions.empty_timeout`.)
     #[must_use]
     pub fn differs_in(&self, other: &Self) -> Vec<String> {
         let reloaded = ["types.", "services."];
-        let own =
-            |key: &&reader::Effective| !reloaded.iter().any(|section| key.path.starts_with(section)) && key.path != "sessions.deadline";
+        let of_types = ["sessions.deadline", "sessions.lifetime", "sessions.empty_timeout"];
+        let own = |key: &&reader::Effective| {
+            !reloaded.iter().any(|section| key.path.starts_with(section)) && !of_types.contains(&key.path.as_str())
+        };
         let value = |path: &str| other.effective.iter().find(|known| known.path == path).map(|known| &known.value);
         let keys = self.effective.iter().filter(own).filter(|key| value(&key.path) != Some(&key.value)).map(|key| key.path.clone());
         // Of a secret the list above knows only whether it is set.

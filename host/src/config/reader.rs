@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use conductor_abi::rules;
 use serde_json::Value;
 
 use super::{
@@ -201,13 +202,12 @@ fn read_family<T>(
     names: &BTreeMap<&'static str, BTreeMap<String, Origin>>,
     read: impl Fn(&mut Reader, &str) -> T,
 ) -> BTreeMap<String, T> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     let mut tables = BTreeMap::new();
     let Some(names) = names.get(family.word) else { return tables };
     for (name, origin) in names {
         reader.section = origin.clone();
         let at = named_path(family, name);
-        if !(1..=64).contains(&name.len()) || !name.bytes().all(plain) {
+        if !rules::is_settings_name(name) {
             let problem = format!("not the name of {}, expected 1 to 64 of A-Z a-z 0-9 _ . -", family.what);
             reader.mistakes.push(Mistake::new(&reader.section, &at, problem));
         }

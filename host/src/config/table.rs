@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::{
     reader::Reader,
     values::{
-        BOOL, BROKER, BrokerKind, CONDUCTOR_NAME, CONFIG, DEADLINE, HTTP_URL, ID_DIGITS, ISSUER, Kind, LIFETIME, LINK_PASSWORD,
+        BOOL, BROKER, BrokerKind, CONDUCTOR_NAME, CONFIG, DEADLINE, HTTP_URL, ID_DIGITS, ISSUER, Kind, LIFETIME, LIMIT, LINK_PASSWORD,
         LINK_USERNAME, LISTEN, LISTEN_LOOPBACK, LISTEN_OR_OFF, LOG_FORMAT, LOG_LEVEL, LogFormat, MQTT_URL, OPTIONAL_PATH, PATH, PIN_DIGITS,
         SERVICE_NAME, STATE_BYTES, STORE_URL, Secret, StoreUrl, TOKEN_MODE, TokenMode, USERNAME,
     },
@@ -148,6 +148,14 @@ table! {
         quarantine_after: Duration = LIFETIME, Text("30s");
         /// How many bytes of state a conductor may save.
         max_state_bytes: usize = STATE_BYTES, Text("1048576");
+        /// How long a session may live: from its creation on, whatever happens in it. Then it is closed, its conductor told why, and its tokens
+        /// open nothing. A session may have a limit of its own (`POST /v1/sessions`); these settings hold for all others, those that are there
+        /// already too. See `docs/operations.md`.
+        lifetime: Option<Duration> = LIMIT, Text("none");
+        /// How long a session may be empty before it is closed. With the embedded broker that is: nobody is connected; else: nobody is in the
+        /// list of its clients. Counted from its creation, the host's start, the last join, the end of the last connection, or the leaving of
+        /// the last client, whichever is the latest.
+        empty_timeout: Option<Duration> = LIMIT, Text("none");
     }
 
     /// Where sessions and their clients are kept.
@@ -235,6 +243,10 @@ table! {
         required: bool = BOOL, Text("true");
         /// As `sessions.deadline`, for this type.
         deadline: Duration = DEADLINE, Text("{sessions.deadline}");
+        /// As `sessions.lifetime`, for this type.
+        lifetime: Option<Duration> = LIMIT, Text("{sessions.lifetime}");
+        /// As `sessions.empty_timeout`, for this type.
+        empty_timeout: Option<Duration> = LIMIT, Text("{sessions.empty_timeout}");
         /// Handed to the plugin as JSON. It is checked at the start against what the plugin says of it (`plugin inspect` shows that); a key that the
         /// plugin does not know is warned about. A secret in it is a text, `{ file = "PATH" }` (its owner's alone; a line break at its end does not
         /// count) or `{ env = "NAME" }`. `config show` hides what is named like a secret: where a key has `secret`, `password`, `passwd`,

@@ -196,6 +196,21 @@ pub(super) const LIFETIME: Parser<Duration> = Parser {
     parse: |value| duration(value, Duration::from_secs(1), Duration::from_secs(3650 * 86_400)),
 };
 
+/// What a limit of a session is written as.
+pub const EXPECTED_LIMIT: &str = "a duration from \"1s\" to \"3650days\", such as \"24h\", or \"none\"";
+
+pub(super) const LIMIT: Parser<Option<Duration>> = Parser {
+    kind: Kind::Text,
+    expected: EXPECTED_LIMIT,
+    parse: |value| if value == "none" { Ok(None) } else { (LIFETIME.parse)(value).map(Some) },
+};
+
+/// A limit of a session out of a text as in the settings, where nothing is no limit; nothing where the text is none.
+#[must_use]
+pub fn limit(text: &str) -> Option<Option<Duration>> {
+    (LIMIT.parse)(&text.into()).ok()
+}
+
 pub(super) const LISTEN: Parser<Vec<SocketAddr>> = Parser {
     kind: Kind::Text,
     expected: "an IP address and port such as \"0.0.0.0:8888\" or \"[::1]:8888\" (a name is not resolved), or a list of them",

@@ -16,11 +16,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    PathId, Ports, body, error::Problem, legacy, livez, metrics, not_allowed, not_found, only_get, only_post, plugins, query, services,
+    PathId, Ports, body, error::Problem, legacy, limits, livez, metrics, not_allowed, not_found, only_get, only_post, plugins, query,
+    services,
 };
 use crate::{
     conductors::{catalog::Type, library::Hash},
-    sessions::{Caller, CloseReason, Port, Session, SessionId, manager::Refused, status::Status},
+    sessions::{Caller, CloseReason, Manager, Port, Session, SessionId, manager::Refused, status::Status},
     store::StoredClient,
 };
 
@@ -28,6 +29,8 @@ use crate::{
 pub(super) const BODY: usize = 1 << 20;
 const PAGE: usize = 50;
 const MAX_PAGE: usize = 500;
+/// The methods that the route of one session knows.
+const ONE_SESSION: &str = "GET, PATCH, DELETE";
 
 /// The routes of the port.
 pub fn router(ports: Arc<Ports>) -> Router {
@@ -37,7 +40,7 @@ pub fn router(ports: Arc<Ports>) -> Router {
         .route("/api/closeSession", only_get(legacy::close_session))
         .route("/api/conductorRequest", only_get(legacy::conductor_request))
         .route("/v1/sessions", get(list).post(create).head(allowed("GET, POST")).fallback(allowed("GET, POST")))
-        .route("/v1/sessions/{id}", get(look).delete(close).head(allowed("GET, DELETE")).fallback(allowed("GET, DELETE")))
+        .route("/v1/sessions/{id}", get(look).patch(limits::change).delete(close).head(allowed(ONE_SESSION)).fallback(allowed(ONE_SESSION)))
         .route("/v1/sessions/{id}/requests", only_post(request))
         .route("/v1/sessions/{id}/clients/{client}", delete(kick).head(allowed("DELETE")).fallback(allowed("DELETE")))
         .route("/v1/sessions/{id}/move", only_post(plugins::move_session))
@@ -56,7 +59,7 @@ pub fn router(ports: Arc<Ports>) -> Router {
 
 /// A session as `/v1` shows it.
 #[derive(Serialize)]
-struct SessionView {
+pub(super) struct SessionView {
     id: String,
     pin: String,
     r#type: String,
@@ -65,6 +68,9 @@ struct SessionView {
     /// Why, for the last two.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// While it is `unavailable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parked: Option<ParkedView>,
     /// The SHA-256 of the plugin that it runs, while it has a conductor.
     #[serde(skip_serializing_if = "Option::is_none")]
     plugin: Option<Hash>,
@@ -79,6 +85,24 @@ struct SessionView {
     locked: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_clients: Option<u32>,
+    /// How long it lives, and how long it may be empty, by its own limits or the settings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lifetime: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    empty_timeout: Option<String>,
+    /// When it is closed if nothing happens until then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ends_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ParkedView {
+    /// `plugin` or `conductor`.
+    lacks: &'static str,
+    /// RFC 3339.
+    since: String,
+    /// How often it was tried to make a conductor.
+    tries: u32,
 }
 
 #[derive(Serialize)]
@@ -98,9 +122,14 @@ fn seconds(seconds: u64) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-impl From<&Session> for SessionView {
-    fn from(session: &Session) -> Self {
-        let record = session.record();
+impl SessionView {
+    pub(super) fn of(manager: &Manager, session: &Session) -> Self {
+        let (record, ends) = (session.record(), manager.ends(session));
+        let parked = session.parked().map(|parked| ParkedView {
+            lacks: parked.lack.as_str(),
+            since: seconds(parked.since / 1000),
+            tries: parked.tries,
+        });
         let (state, reason) = match session.status() {
             Status::NotMade => ("idle", None),
             Status::Live => ("live", None),
@@ -121,12 +150,16 @@ impl From<&Session> for SessionView {
             r#type: record.type_name.to_string(),
             state,
             reason,
+            parked,
             plugin: session.running().and_then(|kind| kind.hash()),
             created_at: Some(record.created_at).filter(|millis| *millis > 0).map(|millis| seconds(millis / 1000)),
             clients: clients.collect(),
             labels: record.extra.as_ref().map(|extra| extra.labels.clone()).unwrap_or_default(),
             locked: record.extra.as_ref().is_some_and(|extra| extra.locked),
             max_clients: record.extra.as_ref().and_then(|extra| extra.max_clients),
+            lifetime: ends.limits.lifetime.map(limits::text),
+            empty_timeout: ends.limits.empty_timeout.map(limits::text),
+            ends_at: ends.at.map(|millis| seconds(millis / 1000)),
         }
     }
 }
@@ -134,13 +167,16 @@ impl From<&Session> for SessionView {
 #[derive(Deserialize)]
 struct Create {
     r#type: String,
+    lifetime: Option<String>,
+    empty_timeout: Option<String>,
 }
 
 async fn create(State(ports): State<Arc<Ports>>, ConnectInfo(peer): ConnectInfo<SocketAddr>, body: Body) -> Result<Response, Problem> {
-    let Create { r#type } = body::json(body, BODY).await?;
-    let session = ports.manager.create(&r#type, Caller::at(Port::Admin, peer)).await?;
+    let Create { r#type, lifetime, empty_timeout } = body::json(body, BODY).await?;
+    let limits = limits::Given { lifetime, empty_timeout }.read()?;
+    let session = ports.manager.create_with(&r#type, limits, Caller::at(Port::Admin, peer)).await?;
     let location = format!("/v1/sessions/{}", session.id());
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(SessionView::from(&*session))).into_response())
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(SessionView::of(&ports.manager, &session))).into_response())
 }
 
 async fn list(State(ports): State<Arc<Ports>>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
@@ -166,13 +202,13 @@ async fn list(State(ports): State<Arc<Ports>>, RawQuery(query): RawQuery) -> Res
     let more = page.len() > limit;
     page.truncate(limit);
     let next_cursor = page.last().filter(|_| more).map(|session| session.id().to_string());
-    let items: Vec<SessionView> = page.iter().map(|session| SessionView::from(&**session)).collect();
+    let items: Vec<SessionView> = page.iter().map(|session| SessionView::of(&ports.manager, session)).collect();
     Ok(Json(json!({ "items": items, "next_cursor": next_cursor })))
 }
 
 async fn look(State(ports): State<Arc<Ports>>, PathId(id): PathId) -> Result<Json<SessionView>, Problem> {
     let session = ports.manager.get(id.ok_or(Refused::NoSuchSession)?).ok_or(Refused::NoSuchSession)?;
-    Ok(Json(SessionView::from(&*session)))
+    Ok(Json(SessionView::of(&ports.manager, &session)))
 }
 
 async fn close(

@@ -72,7 +72,7 @@ impl From<Refused> for Problem {
             Refused::Full => Self::new(StatusCode::FORBIDDEN, "session_full", text),
             Refused::Declined(_) => Self::new(StatusCode::FORBIDDEN, "join_refused", text),
             Refused::NoSuchClient => Self::new(StatusCode::NOT_FOUND, "client_not_found", text),
-            Refused::NoFreeId { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_free_id", text),
+            Refused::NoFreeId { .. } | Refused::IdsRest { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_free_id", text),
             Refused::Store(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", text),
             Refused::Stopping => Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", text),
             Refused::Internal(_) => {

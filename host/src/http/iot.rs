@@ -14,13 +14,14 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
+use conductor_abi::rules;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{PathId, Ports, body, error::Problem, legacy, livez, not_found, only_get, only_post};
 use crate::{
     sessions::{Caller, Pin, Port, SessionId, manager::Refused},
-    tokens::{claims::Grantee, issue::is_reserved},
+    tokens::claims::Grantee,
 };
 
 /// The most bytes that a body on this port may have.
@@ -106,10 +107,10 @@ fn mqtt(ports: &Ports) -> Value {
     told
 }
 
-/// 1 to 64 of `[A-Za-z0-9_.-]`, none of the server's own.
+/// 1 to 64 of `[A-Za-z0-9_.-]`, none of the server's own: less than the replaced routes allow.
 fn is_client(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    (1..=64).contains(&name.len()) && name.bytes().all(allowed) && !is_reserved(name)
+    name.bytes().all(allowed) && rules::client(name).is_ok()
 }
 
 /// A client that joined, and its token.

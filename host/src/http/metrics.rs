@@ -15,7 +15,11 @@ use axum::{
 use super::{Ports, error::Problem};
 use crate::{
     conductors::{catalog::Type, tally::Number},
-    sessions::{Manager, manager::Refused, status::Status},
+    sessions::{
+        Manager,
+        manager::Refused,
+        status::{Lack, Status},
+    },
 };
 
 /// States of a session, as `/v1/sessions` names them.
@@ -27,6 +31,9 @@ pub(super) async fn metrics(State(ports): State<Arc<Ports>>) -> Result<Response,
     let text = text.map_err(|error| Refused::Internal(error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
+
+/// What parked sessions may lack.
+const LACKS: [Lack; 2] = [Lack::Plugin, Lack::Conductor];
 
 /// The position in [`STATES`].
 fn state(status: &Status) -> usize {
@@ -40,7 +47,7 @@ fn state(status: &Status) -> usize {
 }
 
 fn render(manager: &Manager) -> String {
-    let mut sessions: BTreeMap<Arc<str>, [u64; STATES.len()]> = BTreeMap::new();
+    let mut sessions: BTreeMap<Arc<str>, ([u64; STATES.len()], [u64; LACKS.len()])> = BTreeMap::new();
     for kind in manager.catalog().iter() {
         sessions.insert(kind.name.clone(), Default::default());
     }
@@ -51,13 +58,24 @@ fn render(manager: &Manager) -> String {
             Some(counts) => counts,
             None => sessions.entry(name.clone()).or_default(),
         };
-        counts[state(&session.status())] += 1;
+        counts.0[state(&session.status())] += 1;
+        if let Some(parked) = session.parked()
+            && let Some(at) = LACKS.iter().position(|lack| *lack == parked.lack)
+        {
+            counts.1[at] += 1;
+        }
     });
     let mut page = Page(String::with_capacity(4096));
     page.family("sessions", "gauge", "Sessions, by type and state.");
-    for (name, counts) in &sessions {
+    for (name, (counts, _)) in &sessions {
         for (state, count) in STATES.iter().zip(counts) {
             page.sample("sessions", &[("type", name), ("state", state)], count);
+        }
+    }
+    page.family("parked_sessions", "gauge", "Sessions that are unavailable, by type and by what they lack.");
+    for (name, (_, counts)) in &sessions {
+        for (lack, count) in LACKS.iter().zip(counts) {
+            page.sample("parked_sessions", &[("type", name), ("lacks", lack.as_str())], count);
         }
     }
     let counts = &manager.world().counts;
@@ -65,12 +83,24 @@ fn render(manager: &Manager) -> String {
         ("requests_total", "Requests to conductors.", &counts.requests),
         ("joins_total", "Joins that succeeded.", &counts.joins),
         ("messages_total", "Messages of clients that went to conductors.", &counts.messages),
-        ("messages_dropped_total", "Messages that a full mailbox or a quarantine kept from a conductor.", &counts.dropped),
+        (
+            "messages_dropped_total",
+            "Messages that no conductor heard: its mailbox was full, its type quarantined, its session parked or faulted.",
+            &counts.dropped,
+        ),
+        (
+            "sessions_expired_total",
+            "Sessions that were closed because their lifetime was over or they were empty for too long.",
+            &counts.expired,
+        ),
     ] {
         page.family(name, "counter", help);
         page.sample(name, &[], counter.load(Ordering::Relaxed));
     }
     of_types(&mut page, manager);
+    let resting = "Ids of closed sessions that are not given out until the last token for them has expired.";
+    page.family("ids_resting", "gauge", resting);
+    page.sample("ids_resting", &[], manager.resting_ids());
     let (working, stuck) = manager.world().pool.threads();
     page.family("pool_threads", "gauge", "Threads of the common pool for plugin code; stuck ones do not come back from it for now.");
     page.sample("pool_threads", &[("state", "working")], working);
@@ -140,6 +170,8 @@ mod tests {
         for line in [
             "conductor_host_sessions{type=\"gone\",state=\"unavailable\"} 1",
             "conductor_host_sessions{type=\"gone\",state=\"live\"} 0",
+            "conductor_host_parked_sessions{type=\"gone\",lacks=\"plugin\"} 1",
+            "conductor_host_parked_sessions{type=\"gone\",lacks=\"conductor\"} 0",
             "conductor_host_sessions{type=\"a\\\"b\\\\\\n\",state=\"unavailable\"} 1",
             "# TYPE conductor_host_joins_total counter",
             "conductor_host_joins_total 0",

@@ -7,7 +7,7 @@
 //! | `GET /api/createSession` `closeSession` `conductorRequest` | as the replaced system, see [`legacy`] |
 //! | `POST /v1/sessions` | create |
 //! | `GET /v1/sessions` | list, by pages |
-//! | `GET` `DELETE /v1/sessions/{id}` | look, close |
+//! | `GET` `PATCH` `DELETE /v1/sessions/{id}` | look, change the limits, close |
 //! | `POST /v1/sessions/{id}/requests` | ask the conductor |
 //! | `DELETE /v1/sessions/{id}/clients/{client}` | send a client away |
 //! | `POST /v1/sessions/{id}/move` | move the session to the present code of its type |
@@ -33,6 +33,7 @@ pub mod body;
 pub mod error;
 pub mod iot;
 pub mod legacy;
+mod limits;
 mod metrics;
 mod plugins;
 pub mod query;

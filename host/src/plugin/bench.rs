@@ -29,11 +29,12 @@ use crate::{
     broker::{Events, Message},
     conductors::{
         catalog::{Catalog, Plugin, Type},
+        config::{self, Config},
         library::Library,
         pool::Pool,
     },
     sessions::{
-        Caller, CloseReason, Manager, Port, Session,
+        Caller, CloseReason, Limits, Manager, Port, Session,
         clock::Clock,
         manager::Refused,
         world::{Counts, World},
@@ -58,7 +59,7 @@ pub(crate) struct Arguments {
     /// Which conductor, where the file offers several.
     #[arg(long, value_name = "NAME")]
     conductor: Option<String>,
-    /// The type's `config`, as JSON.
+    /// The type's `config`, as JSON: checked as `serve` does, its secrets from files (relative to the working directory) and the environment, too.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     config: String,
     /// How many sessions.
@@ -94,22 +95,32 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 pub(super) fn run(arguments: &Arguments) -> Said {
     inspect::with_loaded(&arguments.file, false, LOG_LEVEL, |library| match measure(arguments, library) {
-        Ok(report) if report.sessions_made() == 0 => Said::failed(report.text()),
-        Ok(report) if arguments.json => Said::done(report.json()),
-        Ok(report) => Said::done(report.text()),
+        Ok((report, _)) if report.sessions_made() == 0 => Said::failed(report.text()),
+        Ok((report, warnings)) => {
+            let out = if arguments.json { report.json() } else { report.text() };
+            Said { err: warnings.into_iter().map(|warning| warning + "\n").collect(), ..Said::done(out) }
+        }
         Err(error) => Said::failed(format!("{error}\n")),
     })
 }
 
+/// What `--config` gives, as `serve` would hand it to the plugin.
+fn config_of(arguments: &Arguments, schema: Option<&Value>) -> Result<Config, Failed> {
+    let given = serde_json::from_str::<Value>(&arguments.config).map_err(|e| format!("--config: this is no JSON: {e}"))?;
+    let given = given.as_object().ok_or("--config: expected a JSON object")?;
+    let prepared = config::prepare_option("--config", given, schema, "".as_ref(), &|name| std::env::var_os(name));
+    prepared.map_err(|mistakes| mistakes.join("\n").into())
+}
+
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
-fn measure(arguments: &Arguments, library: &Arc<Library>) -> Result<Report, Failed> {
+fn measure(arguments: &Arguments, library: &Arc<Library>) -> Result<(Report, Vec<String>), Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let manifest = library.choose_conductor(arguments.conductor.as_deref(), "")?.clone();
-    let config = RawValue::from_string(arguments.config.clone()).map_err(|e| format!("--config: this is no JSON: {e}"))?;
+    let config = config_of(arguments, manifest.config.as_ref())?;
     let params = RawValue::from_string(arguments.params.clone()).map_err(|e| format!("--params: this is no JSON: {e}"))?;
-    if let RErr(failure) = runtime.block_on(library.check_config(&manifest.name, config.get().as_bytes())) {
-        return Err(format!("--config: {}", failure.message).into());
+    if let RErr(failure) = runtime.block_on(library.check_config(&manifest.name, config.json.get().as_bytes())) {
+        return Err(format!("--config: {}", config.hide_secrets(&failure.message)).into());
     }
     let method = arguments.method.clone().or_else(|| {
         let takes_none = |params: &Option<Value>| params.as_ref().is_some_and(|schema| schema["type"] == "null");
@@ -120,20 +131,21 @@ fn measure(arguments: &Arguments, library: &Arc<Library>) -> Result<Report, Fail
     report.method.clone_from(&method);
     report.message = hears.then(|| arguments.message.clone());
 
-    let plugin = Plugin { library: library.clone(), conductor: manifest.name.clone(), manifest, config };
+    let plugin = Plugin { library: library.clone(), conductor: manifest.name.clone(), manifest, config: config.json };
     let name: Arc<str> = plugin.conductor.as_str().into();
-    let kind = Type { name: name.clone(), plugin: Ok(plugin), deadline: rules::DEADLINE, lane: Arc::default() };
+    let kind = Type { name: name.clone(), plugin: Ok(plugin), deadline: rules::DEADLINE, limits: Limits::default(), lane: Arc::default() };
     let pool = Pool::start(runtime.handle().clone())?;
     let broker = Arc::new(CountingBroker::default());
     let clock = Clock::system();
     let (store, loaded) = store::open("memory:", "".as_ref(), rules::GRANT_TTL, clock.seconds())?;
-    let manager = Manager::new(Catalog::new(vec![kind]), loaded.sessions, |manager| World {
+    let manager = Manager::new(Catalog::new(vec![kind]), loaded, |manager| World {
         pool: pool.clone(),
         broker: broker.clone(),
         store,
         clock,
         grant_ttl: rules::GRANT_TTL,
         max_state: rules::MAX_STATE,
+        limits: Limits::default(),
         id_digits: ID_DIGITS,
         pin_digits: PIN_DIGITS,
         manager,
@@ -157,7 +169,7 @@ fn measure(arguments: &Arguments, library: &Arc<Library>) -> Result<Report, Fail
     report.ended_early = bench.is_stopped();
     pool.stop();
     runtime.shutdown_timeout(Duration::from_secs(1));
-    Ok(report)
+    Ok((report, config.warnings))
 }
 
 struct Bench {

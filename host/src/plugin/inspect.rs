@@ -2,7 +2,10 @@
 
 use std::{fmt::Write as _, io, path::Path, sync::Arc};
 
-use conductor_abi::{ABI_VERSION, wire::ConductorManifest};
+use conductor_abi::{
+    ABI_VERSION,
+    wire::{ConductorManifest, requirement},
+};
 use serde::Serialize;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -205,7 +208,9 @@ fn offer(text: &mut String, kind: &str, made: &str, offered: &Offered<'_>) {
     line("made", made.to_owned());
     line("hooks", if hooks.is_empty() { "none".to_owned() } else { plain(&hooks.join(", ")) });
     if !requires.is_empty() {
-        line("requires", plain(&requires.join(", ")));
+        let unknown: Vec<&str> = requires.iter().map(String::as_str).filter(|what| !requirement::ALL.contains(what)).collect();
+        let refused = format!(" (this host does not know {}, and refuses this {kind})", plain(&unknown.join(", ")));
+        line("requires", plain(&requires.join(", ")) + if unknown.is_empty() { "" } else { &refused });
     }
     line("config", config.map_or_else(|| "unknown".to_owned(), |config| schema::parameters(config).unwrap_or("none".to_owned())));
     let mut methods: Vec<String> = methods.iter().map(signature).collect();
@@ -289,7 +294,7 @@ mod tests {
 conductor \"a\\u{1b}[2J\\u{a}b\"
   made      at the session's first event (lazy)
   hooks     mess\\u{7}age, close
-  requires  joining, b\\u{7}
+  requires  joining, b\\u{7} (this host does not know b\\u{7}, and refuses this conductor)
   config    none
   methods   x\\u{a}y {n\\u{202e}?: string} -> null
             old

@@ -87,17 +87,22 @@ impl Watch {
     }
 }
 
+/// The types and services that run what was loaded now, in words.
+fn reloaded(report: &Report) -> Option<String> {
+    let loaded = |change: &Change| matches!(change, Change::Loaded { .. });
+    let types = report.types.iter().filter(|(_, change)| loaded(change)).map(|(name, _)| name.to_string());
+    let services = report.services.iter().filter(|(_, change)| loaded(change)).map(|(name, _)| format!("service {name}"));
+    let all: Vec<String> = types.chain(services).collect();
+    (!all.is_empty()).then(|| all.join(", "))
+}
+
 /// A line for what was reloaded.
 fn tell(report: &Report) {
-    let loaded: Vec<&str> =
-        report.types.iter().filter(|(_, change)| matches!(change, Change::Loaded { .. })).map(|(name, _)| &**name).collect();
-    if loaded.is_empty() {
-        return;
-    }
+    let Some(reloaded) = reloaded(report) else { return };
     let sum = |count: fn(&crate::sessions::upgrade::Tally) -> usize| -> usize { report.sessions.values().map(count).sum() };
-    let (types, took) = (loaded.join(", "), report.millis);
+    let took = report.millis;
     let (moved, failed, tried_again) = (sum(|tally| tally.moved), sum(|tally| tally.failed), sum(|tally| tally.tried_again));
-    tracing::info!(moved, failed, tried_again, "reloaded {types} in {took} ms");
+    tracing::info!(moved, failed, tried_again, "reloaded {reloaded} in {took} ms");
     for (session, reason) in report.sessions.values().flat_map(|tally| &tally.failures) {
         tracing::error!(%session, "did not move: {reason}");
     }
@@ -129,6 +134,24 @@ mod tests {
 
     fn files(files: &[(&str, Option<u64>)]) -> BTreeMap<PathBuf, Seen> {
         files.iter().map(|(file, seen)| ((*file).into(), seen.map(|size| (SystemTime::UNIX_EPOCH, size)))).collect()
+    }
+
+    #[test]
+    fn what_was_reloaded_is_told_of_types_and_services() {
+        let changes = |changes: [(&str, Change); 2]| changes.into_iter().map(|(name, change)| (Arc::from(name), change)).collect();
+        let loaded = || Change::Loaded { old: None, new: None };
+        let mut report = Report {
+            types: changes([("a", loaded()), ("b", Change::Unchanged)]),
+            sessions: BTreeMap::new(),
+            services: changes([("c", loaded()), ("d", Change::Refused { reason: String::new(), keeps: None })]),
+            needs_restart: Vec::new(),
+            millis: 1,
+        };
+        assert_eq!(reloaded(&report).as_deref(), Some("a, service c"));
+        report.types.clear();
+        assert_eq!(reloaded(&report).as_deref(), Some("service c"));
+        report.services.clear();
+        assert_eq!(reloaded(&report), None);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::{
     },
     config::{self, Settings},
     services::Wanted,
+    sessions::Limits,
 };
 
 /// Loads the plugin of a type; one that has none says why.
@@ -24,7 +25,8 @@ pub(super) fn load(runtime: &Handle, libraries: &Libraries, settings: &Settings,
     let plugin = conductor(runtime, libraries, settings, name, wanted).map_err(Arc::from);
     let name: Arc<str> = name.into();
     let lane = Arc::new(Lane::new(name.clone(), settings.sessions.quarantine_after));
-    Type { name, plugin, deadline: wanted.deadline, lane }
+    let limits = Limits::of(wanted.lifetime, wanted.empty_timeout);
+    Type { name, plugin, deadline: wanted.deadline, limits, lane }
 }
 
 /// The same for a service.
@@ -72,7 +74,7 @@ fn configured(runtime: &Handle, library: Arc<Library>, manifest: ConductorManife
 
 /// Whether sessions of one would be the same as sessions of the other.
 pub(super) fn is_same(one: &Type, other: &Type) -> bool {
-    same_plugin(one.plugin.as_ref(), other.plugin.as_ref()) && one.deadline == other.deadline
+    same_plugin(one.plugin.as_ref(), other.plugin.as_ref()) && one.deadline == other.deadline && one.limits == other.limits
 }
 
 /// Whether one service would be the same as the other.

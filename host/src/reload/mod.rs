@@ -386,9 +386,16 @@ impl Reloader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sessions::Limits;
 
     fn without_plugin(reason: &str, seconds: u64) -> Type {
-        Type { name: "a".into(), plugin: Err(reason.into()), deadline: Duration::from_secs(seconds), lane: Arc::default() }
+        Type {
+            name: "a".into(),
+            plugin: Err(reason.into()),
+            deadline: Duration::from_secs(seconds),
+            limits: Limits::default(),
+            lane: Arc::default(),
+        }
     }
 
     #[test]

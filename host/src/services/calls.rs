@@ -19,7 +19,7 @@ use super::{Service, service::ONE_LIFE};
 use crate::{
     conductors::{
         Trouble,
-        services::{OnHost, clients, log_line, meta, no_task, present, publish, reply},
+        services::{OnHost, Sending, clients, log_line, meta, no_task, present, publish, reply},
     },
     sessions::{Caller, CloseReason, Manager, Session, SessionId, Status, manager::Refused, task::Task},
     store::StoreError,
@@ -88,11 +88,11 @@ impl ServiceHost {
                 asked.map_err(|refused| failure(refused, &named))
             }
             call::PUBLISH => {
-                let named = which(&call)?;
-                if named.is_empty() {
+                let sending: Sending = meta(&call)?;
+                if sending.session.is_empty() {
                     return Err(Failure::new(code::REFUSED, "a service says in which session it publishes"));
                 }
-                publish(&*session(&manager, &named)?, &call).await.map(|()| Vec::new())
+                publish(&*session(&manager, &sending.session)?, &call, &sending).await
             }
             _ => {
                 let SleepMeta { micros, .. } = meta(&call)?;
@@ -154,7 +154,7 @@ fn failure(refused: Refused, named: &str) -> Failure {
         Refused::NoSuchSession => return no_such_session(named),
         Refused::Conductor(trouble) => return conductor_failure(trouble, named),
         Refused::UnknownType { .. } => code::REFUSED,
-        Refused::NoFreeId { .. } => code::OVERLOADED,
+        Refused::NoFreeId { .. } | Refused::IdsRest { .. } => code::OVERLOADED,
         Refused::Store(StoreError::Write(_)) => code::UNAVAILABLE,
         Refused::Stopping => code::CLOSED,
         _ => code::INTERNAL,

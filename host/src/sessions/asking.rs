@@ -2,11 +2,14 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use conductor_abi::wire::event;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Session,
     event::{Event, What},
+    session::Answer,
+    world::count,
 };
 use crate::conductors::Trouble;
 
@@ -43,6 +46,32 @@ impl Session {
             let answer = answered.await.unwrap_or(Err(Trouble::Closed));
             session.is_late(&answer);
             answer
+        }
+    }
+
+    /// Answers who asked; an error that nobody waits for is logged.
+    pub(super) fn tell(&self, answer: Option<Answer>, name: &str, result: Result<Vec<u8>, Trouble>) {
+        match (answer, result) {
+            (Some(answer), result) => {
+                if let Err(error) = &result {
+                    tracing::debug!(session = %self.id(), event = name, %error, "the conductor failed");
+                }
+                // Who asked may have gone meanwhile; then nobody wants the answer.
+                drop(answer.send(result));
+            }
+            (None, Ok(_) | Err(Trouble::Closed)) => {}
+            // Told where it was parked, once.
+            (None, Err(Trouble::Unavailable(_))) => {
+                if name == event::MESSAGE {
+                    count(&self.world().counts.dropped);
+                }
+            }
+            (None, Err(error)) => {
+                if matches!(error, Trouble::Deadline) {
+                    self.kind().lane.tally.deadlines.add();
+                }
+                tracing::warn!(session = %self.id(), event = name, %error, "the conductor failed");
+            }
         }
     }
 

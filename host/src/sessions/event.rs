@@ -92,6 +92,8 @@ pub enum CloseReason {
     Requested,
     /// The conductor asked for it.
     Conductor,
+    /// Its time was over.
+    Expired,
     /// The host stops.
     HostStopping,
     /// Newer code takes over.
@@ -105,6 +107,7 @@ impl CloseReason {
         match self {
             Self::Requested => close::REQUESTED,
             Self::Conductor => close::CONDUCTOR,
+            Self::Expired => close::EXPIRED,
             Self::HostStopping => close::HOST_STOPPING,
             Self::Replaced => close::REPLACED,
         }
@@ -121,10 +124,22 @@ pub(super) struct Event {
     pub(super) answer: Option<oneshot::Sender<Result<Vec<u8>, Trouble>>>,
 }
 
+impl Event {
+    /// That the conductor is to be made for this event, before it is told.
+    pub(super) fn making(&self) -> Self {
+        let caller = match &self.what {
+            What::Request { caller, .. } | What::Joining { caller, .. } => Some(caller.clone()),
+            _ => None,
+        };
+        // The making's own time is that of any event, whatever is left of this one's.
+        Self { what: What::Make(caller), deadline: Instant::now(), time: self.time, answer: None }
+    }
+}
+
 /// What happened.
 pub(super) enum What {
-    /// The conductor is to be made, if it is not yet.
-    Make(Caller),
+    /// The conductor is to be made, if it is not yet; for whom.
+    Make(Option<Caller>),
     /// An administrator asks.
     Request { method: String, params: Bytes, caller: Caller },
     /// A client sent a message.
@@ -191,9 +206,15 @@ impl What {
 
     pub(super) fn caller(&self) -> Option<CallerMeta> {
         match self {
-            Self::Make(caller) | Self::Request { caller, .. } | Self::Joining { caller, .. } => Some(caller.meta()),
+            Self::Make(caller) => caller.as_ref().map(Caller::meta),
+            Self::Request { caller, .. } | Self::Joining { caller, .. } => Some(caller.meta()),
             _ => None,
         }
+    }
+
+    /// Whether a conductor has to be there, or is made for it.
+    pub(super) fn needs_conductor(&self) -> bool {
+        !matches!(self, Self::Make(_) | Self::Move(_) | Self::Close(_))
     }
 
     /// Tells a live conductor.

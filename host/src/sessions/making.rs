@@ -8,7 +8,7 @@ use conductor_abi::{
 };
 use tokio::time::Instant;
 
-use super::{Session, event::What, ids::random_hex, session::Conductor, status::Status};
+use super::{Session, event::What, ids::random_hex, moving::contained, session::Conductor, status::Status};
 use crate::{
     conductors::{Trouble, catalog::Type, instance::Instance, services::SessionHost},
     store::SavedState,
@@ -26,26 +26,50 @@ impl Session {
             Conductor::Live(instance) => instance,
             _ if what.closes() => return Ok(Vec::new()),
             Conductor::NotMade => self.make(&what, time).await?,
-            Conductor::Faulted(reason) => return Err(Trouble::Faulted(reason)),
-            Conductor::Unavailable(reason) => return Err(Trouble::Unavailable(reason)),
-            Conductor::Gone => return Err(Trouble::Closed),
+            Conductor::Parked if matches!(what, What::Make(_)) => {
+                self.try_again();
+                self.make(&what, time).await?
+            }
+            Conductor::Faulted(_) | Conductor::Parked | Conductor::Gone => return Err(self.why_over()),
         };
         what.tell(&instance, &self, time, deadline).await
     }
 
     async fn make(self: &Arc<Self>, what: &What, time: u64) -> Result<Instance, Trouble> {
+        if self.world().manager.upgrade().is_none_or(|manager| manager.is_stopping()) {
+            // It would not be told to close any more.
+            return Err(Trouble::Closed);
+        }
+        let before = self.kind().clone();
         let kind = self.newest_code();
         let saved = self.saved().await?;
-        match self.build(&kind, saved.as_ref(), what.caller(), time).await {
-            Ok(instance) => self.install(instance),
-            // A task that it spawned panicked meanwhile.
-            Err(_) if self.status().is_over() => Err(self.why_over()),
-            Err(Trouble::Unavailable(reason)) => {
-                tracing::error!(session = %self.id(), r#type = %self.kind().name, %reason, "the conductor could not be made");
-                self.lock().conductor = Conductor::Unavailable(reason.clone());
-                Err(Trouble::Unavailable(reason))
+        // Of a session that is not stored yet, changes are kept with the record, and stored with it.
+        let attempt = (!self.is_hidden()).then(|| self.begin_attempt());
+        let built = contained(self.build(&kind, saved.as_ref(), what.caller(), time));
+        match tokio::time::timeout(kind.deadline, built).await.unwrap_or(Err(Trouble::Deadline)) {
+            Ok(instance) => {
+                let was_parked = self.lock().parked.is_some();
+                let installed = self.install(instance)?;
+                if let Some(attempt) = attempt
+                    && let Err(error) = attempt.succeeded().await
+                {
+                    self.release(Conductor::NotMade).await;
+                    return Err(error);
+                }
+                if was_parked {
+                    tracing::info!(session = %self.id(), r#type = %kind.name, "the session is not parked any more");
+                }
+                self.hear_timers(&before, was_parked);
+                Ok(installed)
             }
-            Err(other) => Err(other),
+            // A task that it spawned panicked meanwhile.
+            Err(_) if self.lock().conductor.is_over() => Err(self.why_over()),
+            Err(other) => {
+                // What it saved on its way to failing does not count: the next try begins where this one did.
+                drop(attempt);
+                self.release(Conductor::NotMade).await;
+                Err(other)
+            }
         }
     }
 
@@ -78,6 +102,7 @@ impl Session {
             return Err(self.why_over());
         }
         inner.conductor = Conductor::Live(instance.clone());
+        inner.parked = None;
         drop(inner);
         if self.world().broker.link() == Some(false) {
             self.tell_link();
@@ -90,13 +115,7 @@ impl Session {
         if self.is_hidden() {
             return Ok(None);
         }
-        let found = self.world().store.state(self.id()).await;
-        found.map_err(|error| {
-            let reason: Arc<str> = error.to_string().into();
-            tracing::error!(session = %self.id(), r#type = %self.kind().name, %reason, "the conductor could not be made");
-            self.lock().conductor = Conductor::Unavailable(reason.clone());
-            Trouble::Unavailable(reason)
-        })
+        self.world().store.state(self.id()).await.map_err(|error| Trouble::Unavailable(error.to_string().into()))
     }
 
     fn why_over(&self) -> Trouble {

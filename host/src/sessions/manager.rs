@@ -17,7 +17,7 @@ use bytes::Bytes;
 use conductor_abi::{rules, wire::event};
 use futures_util::{StreamExt, stream};
 use serde_json::value::RawValue;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, RwLock};
 
 use super::{
     Caller, CloseReason, Pin, Session, SessionId,
@@ -25,6 +25,8 @@ use super::{
     ears::{Ear, Ears},
     event::{Event, What},
     joins::Joins,
+    lifetimes::{Lifetimes, Limits},
+    resting::Resting,
     status::Phase,
     timers::Timers,
     world::{World, count},
@@ -35,14 +37,16 @@ use crate::{
         Trouble,
         catalog::{Catalog, Type},
     },
-    store::{Change, StoreError, StoredSession},
+    store::{Change, Loaded, StoreError, StoredSession},
     tokens::grant::Grant,
 };
 
-/// Making the conductors of a restart, all at once: their time in the queue counts.
-const RESTORE_DEADLINE: Duration = Duration::from_secs(300);
-/// Of 10^digits ids, this part may be in use, so that a new one is found at once and guessing stays hard.
-const ID_SPACE_PART: u64 = 10;
+/// Of 10^digits ids, this part may be in use, so that guessing stays hard.
+const LIVE_PART: u64 = 10;
+/// Of 10^digits ids, this part may be in use or rest, so that a new one is found at once.
+const TAKEN_PART: u64 = 2;
+/// So often another id is tried where the store refuses one.
+const ID_TRIES: usize = 3;
 
 /// Why an operation was refused.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +70,19 @@ pub enum Refused {
     NoFreeId {
         /// The setting.
         digits: u8,
+    },
+    /// Half of all ids is in use or rests.
+    #[error(
+        "no session id is free: {resting} of the {digits}-digit ids rest until the tokens for their closed sessions have expired, the first \
+         of them in {seconds} s; raise sessions.id_digits, or lower token.ttl for tokens to come"
+    )]
+    IdsRest {
+        /// The setting.
+        digits: u8,
+        /// How many rest.
+        resting: usize,
+        /// Until the first is free.
+        seconds: u64,
     },
     /// The conductor did not.
     #[error(transparent)]
@@ -128,68 +145,41 @@ pub struct Manager {
     /// Who hears of all sessions.
     pub(crate) ears: Ears,
     pub(super) timers: Timers,
+    pub(super) lifetimes: Lifetimes,
+    pub(super) resting: Resting,
     /// No grant ends before this (seconds since the Unix epoch), so nothing need be looked through.
     pub(super) next_expiry: AtomicU64,
     /// Rung when a grant ends earlier than all others.
     pub(super) earlier_expiry: Notify,
+    /// Read by whoever sends a client away, written by whoever ends grants: of a client that both take out, one tells that it left.
+    pub(super) leaving: RwLock<()>,
 }
 
 impl Manager {
-    /// A manager with the sessions that the store held; [`Manager::start`] makes their conductors. `world` puts together what
+    /// A manager with what the store held; [`Manager::start`] makes their conductors. `world` puts together what
     /// all sessions share, with the way back to the manager.
     #[must_use]
-    pub fn new(catalog: Catalog, stored: Vec<Arc<StoredSession>>, world: impl FnOnce(Weak<Self>) -> World) -> Arc<Self> {
-        let manager = Arc::new_cyclic(|manager: &Weak<Self>| Self {
-            world: Arc::new(world(manager.clone())),
-            catalog: ArcSwap::from_pointee(catalog),
-            directory: Directory::default(),
-            joins: OnceLock::new(),
-            stopping: AtomicBool::new(false),
-            ears: Ears::default(),
-            timers: Timers::default(),
-            next_expiry: AtomicU64::new(0),
-            earlier_expiry: Notify::new(),
-        });
-        manager.restore(stored);
-        manager
-    }
-
-    fn restore(&self, stored: Vec<Arc<StoredSession>>) {
-        let catalog = self.catalog();
-        let mut missing = std::collections::BTreeMap::<Arc<str>, Arc<Type>>::new();
-        for record in stored {
-            let kind = catalog.get(&record.type_name).cloned().unwrap_or_else(|| {
-                let name = &record.type_name;
-                missing.entry(name.clone()).or_insert_with(|| Arc::new(Catalog::missing(name))).clone()
-            });
-            self.directory.add(Session::new(record, kind, self.world.clone(), Phase::Open));
-        }
-        for kind in missing.into_values() {
-            if let Err(reason) = &kind.plugin {
-                tracing::error!(r#type = %kind.name, "stored sessions are unavailable: {reason}");
+    pub fn new(catalog: Catalog, loaded: Loaded, world: impl FnOnce(Weak<Self>) -> World) -> Arc<Self> {
+        let Loaded { sessions, resting } = loaded;
+        let manager = Arc::new_cyclic(|manager: &Weak<Self>| {
+            let world = Arc::new(world(manager.clone()));
+            Self {
+                lifetimes: Lifetimes::new(world.clock.millis()),
+                world,
+                catalog: ArcSwap::from_pointee(catalog),
+                directory: Directory::default(),
+                joins: OnceLock::new(),
+                resting: Resting::of(resting),
+                stopping: AtomicBool::new(false),
+                ears: Ears::default(),
+                timers: Timers::default(),
+                next_expiry: AtomicU64::new(0),
+                earlier_expiry: Notify::new(),
+                leaving: RwLock::new(()),
             }
-        }
-    }
-
-    /// Makes the conductors of restored sessions whose types are not lazy, in the background. Called once the broker serves,
-    /// so that they can publish.
-    pub fn start(self: &Arc<Self>) {
-        self.directory.all().iter().for_each(|session| self.set_timers(session));
-        self.run_timers();
-        self.run_expiry();
-        self.directory.all().iter().for_each(|session| self.make_soon(session));
-    }
-
-    /// Makes the conductor of a session that is there already, in the background, unless that has time until its first event.
-    pub(super) fn make_soon(&self, session: &Arc<Session>) {
-        if !session.kind().plugin.as_ref().is_ok_and(|plugin| !plugin.manifest.lazy) {
-            return;
-        }
-        let what = What::Make(Caller::host());
-        let deadline = tokio::time::Instant::now() + RESTORE_DEADLINE;
-        if let Err(error) = session.post(Event { what, deadline, time: self.world.clock.millis(), answer: None }) {
-            tracing::error!(session = %session.id(), %error, "the conductor was not made");
-        }
+        });
+        manager.restore(sessions);
+        manager
     }
 
     /// The types as they are now.
@@ -242,6 +232,14 @@ impl Manager {
     /// # Errors
     /// Nothing is left of the session then.
     pub async fn create(self: &Arc<Self>, type_name: &str, caller: Caller) -> Result<Arc<Session>, Refused> {
+        self.create_with(type_name, Limits::default(), caller).await
+    }
+
+    /// As [`create`](Self::create), for a session with limits of its own.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn create_with(self: &Arc<Self>, type_name: &str, limits: Limits, caller: Caller) -> Result<Arc<Session>, Refused> {
         self.check_running()?;
         let catalog = self.catalog();
         let Some(kind) = catalog.get(type_name).cloned() else {
@@ -249,18 +247,28 @@ impl Manager {
             return Err(Refused::UnknownType { name: type_name.to_owned(), known });
         };
         let manager = self.clone();
-        to_its_end(async move { manager.create_of(kind, caller).await }).await
+        to_its_end(async move {
+            for _ in 1..ID_TRIES {
+                match manager.create_of(&kind, limits, &caller).await {
+                    // It knows more of its ids than this host, which then draws another one.
+                    Err(Refused::Store(StoreError::Exists(_) | StoreError::Resting(_))) => {}
+                    created => return created,
+                }
+            }
+            manager.create_of(&kind, limits, &caller).await
+        })
+        .await
     }
 
-    async fn create_of(&self, kind: Arc<Type>, caller: Caller) -> Result<Arc<Session>, Refused> {
+    async fn create_of(&self, kind: &Arc<Type>, limits: Limits, caller: &Caller) -> Result<Arc<Session>, Refused> {
         let plugin = kind.plugin.as_ref().map_err(|reason| Trouble::Unavailable(reason.clone()))?;
         if let Some(reason) = kind.lane.quarantine() {
             return Err(Trouble::Quarantined(reason).into());
         }
         let lazy = plugin.manifest.lazy;
-        let session = self.reserve(&kind)?;
+        let session = self.reserve(kind, limits)?;
         let id = session.id();
-        if !lazy && let Err(trouble) = session.ask(What::Make(caller.clone()), kind.deadline).await {
+        if !lazy && let Err(trouble) = session.ask(What::Make(Some(caller.clone())), kind.deadline).await {
             self.discard(&session).await;
             return Err(trouble.into());
         }
@@ -268,6 +276,7 @@ impl Manager {
             Ok(()) => {
                 session.move_on(Phase::Storing, Phase::Open);
                 self.set_timers(&session);
+                self.watch(&session, true);
                 self.ears.tell(|ear| ear.opened(&session));
                 tracing::info!(session = %id, r#type = %kind.name, %caller, "session created");
                 Ok(session)
@@ -280,24 +289,34 @@ impl Manager {
         }
     }
 
-    /// A hidden session under an id that nobody has.
-    fn reserve(&self, kind: &Arc<Type>) -> Result<Arc<Session>, Refused> {
-        let World { id_digits, pin_digits, clock, .. } = *self.world;
-        let space = 10_u64.saturating_pow(u32::from(id_digits));
-        if self.directory.len() as u64 >= space / ID_SPACE_PART {
-            return Err(Refused::NoFreeId { digits: id_digits });
+    /// A hidden session under an id that nobody has and that does not rest.
+    pub(super) fn reserve(&self, kind: &Arc<Type>, limits: Limits) -> Result<Arc<Session>, Refused> {
+        let World { id_digits: digits, pin_digits, clock, .. } = *self.world;
+        let space = 10_u64.saturating_pow(u32::from(digits));
+        let live = self.directory.len();
+        if live as u64 >= space / LIVE_PART {
+            return Err(Refused::NoFreeId { digits });
+        }
+        let now = clock.seconds();
+        let (resting, first) = self.resting.count(now);
+        if (live + resting) as u64 >= space / TAKEN_PART {
+            return Err(Refused::IdsRest { digits, resting, seconds: first.unwrap_or(now).saturating_sub(now) });
         }
         let internal = |error: super::ids::RandomnessError| Refused::Internal(error.to_string());
         let pin = Pin::random(pin_digits).map_err(internal)?;
         loop {
+            let (id, created_at) = (SessionId::random(digits).map_err(internal)?, clock.millis());
+            if self.resting.has(id, created_at / 1000) {
+                continue;
+            }
             let record = StoredSession {
-                id: SessionId::random(id_digits).map_err(internal)?,
+                id,
                 pin,
                 type_name: kind.name.clone(),
-                created_at: clock.millis(),
+                created_at,
                 clients: Vec::new(),
                 revision: 0,
-                extra: None,
+                extra: limits.stored(),
             };
             let session = Session::new(Arc::new(record), kind.clone(), self.world.clone(), Phase::Making);
             if self.directory.add(session.clone()) {
@@ -340,15 +359,19 @@ impl Manager {
 
     async fn close_at_last(&self, session: &Arc<Session>, reason: CloseReason, caller: &Caller) -> Result<(), Refused> {
         let id = session.id();
+        self.restore_to_close(session, caller).await;
         if let Err(error) = self.world.store.apply(Change::Close(id)).await {
             tracing::error!(session = %id, %error, "session not closed");
             session.move_on(Phase::Closing, Phase::Open);
             return Err(error.into());
         }
+        // Before the id is free. What a join under way has not noted in the record yet, it notes itself.
+        self.resting.note(id, session.record().tokens_until());
         self.close_conductor(session, reason).await;
         let ended = self.world.broker.close_session(id).await;
         self.directory.remove(id);
         self.timers.forget(id);
+        self.lifetimes.forget(id);
         self.note_leaving(session, &session.record(), u64::MAX);
         self.ears.tell(|ear| ear.closed(session, reason));
         tracing::info!(session = %id, reason = reason.as_str(), %caller, ?ended, "session closed");
@@ -400,10 +423,12 @@ impl Events for Manager {
     fn message(&self, message: Message) {
         let Some(session) = self.directory.get(message.session) else { return };
         self.ears.message(&message);
-        if !session.kind().wants(event::MESSAGE) || self.is_stopping() {
+        let kind = session.kind();
+        // Without a plugin nobody knows whether its conductor would hear it.
+        if !kind.wants(event::MESSAGE) && kind.plugin.is_ok() || self.is_stopping() {
             return;
         }
-        let deadline = tokio::time::Instant::now() + session.kind().deadline;
+        let deadline = tokio::time::Instant::now() + kind.deadline;
         let event = Event { what: What::Message(message), deadline, time: self.world.clock.millis(), answer: None };
         match session.post(event) {
             Ok(()) => count(&self.world.counts.messages),
@@ -411,7 +436,7 @@ impl Events for Manager {
                 count(&self.world.counts.dropped);
                 tracing::debug!(session = %session.id(), "a message was dropped: the conductor's mailbox is full");
             }
-            Err(_) => {}
+            Err(_) => count(&self.world.counts.dropped),
         }
     }
 
@@ -420,6 +445,7 @@ impl Events for Manager {
     }
 
     fn disconnected(&self, session: SessionId, client_id: &str) {
+        self.note_life(session);
         self.tell_connection(session, client_id, false);
     }
 

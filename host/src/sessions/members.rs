@@ -86,7 +86,7 @@ impl Manager {
         to_its_end(async move { manager.join_session(&session, client_id, &caller).await }).await
     }
 
-    async fn join_session(&self, session: &Arc<Session>, client_id: String, caller: &Caller) -> Result<Joined, Refused> {
+    pub(super) async fn join_session(&self, session: &Arc<Session>, client_id: String, caller: &Caller) -> Result<Joined, Refused> {
         let grants = self.ask_conductor(session, &client_id, caller).await?;
         let before = session.record();
         let now = self.world.clock.seconds();
@@ -98,6 +98,11 @@ impl Manager {
             Refused::NoSuchSession => Refused::Credentials,
             other => other,
         })?;
+        if !session.is_open() {
+            // Closed meanwhile, by whom this join was not seen in the record.
+            self.resting.note(id, expires_at);
+        }
+        self.note_life(id);
         let grant = record.grant(&client_id);
         if before.has(&client_id) && before.grant(&client_id) != grant {
             self.world.broker.set_grant(id, &client_id, session.record().grant(&client_id)).await;
@@ -164,13 +169,16 @@ impl Manager {
         self.check_running()?;
         let (manager, session, client_id) = (self.clone(), session.clone(), client_id.to_owned());
         to_its_end(async move {
+            let turn = manager.leaving.read().await;
             let before = session.record();
             if !before.has(&client_id) {
                 return Err(Refused::NoSuchClient);
             }
             let id = session.id();
             session.change(Change::Leave { id, client_id: client_id.as_str().into() }).await?;
+            drop(turn);
             manager.note_leaving_of(&session, &client_id);
+            manager.note_life(id);
             let ended = manager.world.broker.kick(id, &client_id).await;
             tracing::info!(session = %id, client = client_id, %caller, ?ended, "client sent away");
             session.inform(What::Left { client_id, reason: leave::KICKED });
@@ -219,6 +227,8 @@ impl Manager {
         if self.next_expiry.load(Ordering::Relaxed) > now {
             return Ok(());
         }
+        // Whom a kick takes out meanwhile would be told to have left twice.
+        let _turn = self.leaving.write().await;
         // Set before the look, so that a join during it lowers it again.
         self.next_expiry.store(u64::MAX, Ordering::Relaxed);
         let over = self.directory.all().into_iter().filter(|session| self.has_expired_grants(session, now));
@@ -255,6 +265,7 @@ impl Manager {
             Ok(record) => {
                 record.into_iter().for_each(|record| session.update_record(record));
                 self.note_leaving(&session, &before, now);
+                self.note_life(session.id());
                 tracing::info!(session = %session.id(), "grants ended");
                 for client_id in before.expired(now).filter(|client_id| !session.record().has(client_id)) {
                     session.inform(What::Left { client_id: client_id.to_owned(), reason: leave::EXPIRED });
@@ -265,5 +276,44 @@ impl Manager {
             Err(StoreError::NoSuchSession(_)) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+    use crate::sessions::place::{NOW, Place, id, stored};
+
+    #[test]
+    fn of_a_kick_and_the_end_of_a_grant_the_later_sees_what_the_earlier_did() {
+        let place = Place::with([stored("111111", NOW, &[("ann", NOW + 1), ("bob", NOW + 9)])]);
+        let session = place.manager.get(id("111111")).unwrap();
+        place.set_time(NOW + 1);
+        place.run(async {
+            // As if bob were being sent away.
+            let kicking = place.manager.leaving.read().await;
+            let mut ending = std::pin::pin!(place.manager.end_expired_grants());
+            for _ in 0..9 {
+                assert!(poll!(ending.as_mut()).is_pending());
+                tokio::task::yield_now().await;
+            }
+            assert!(session.record().has("ann"));
+            drop(kicking);
+            ending.await.unwrap();
+            assert!(!session.record().has("ann"));
+            // As if grants were being ended.
+            let ending = place.manager.leaving.write().await;
+            let mut kicking = std::pin::pin!(place.manager.kick(&session, "bob", Caller::host()));
+            for _ in 0..9 {
+                assert!(poll!(kicking.as_mut()).is_pending());
+                tokio::task::yield_now().await;
+            }
+            assert!(session.record().has("bob"));
+            drop(ending);
+            kicking.await.unwrap();
+            assert!(!session.record().has("bob"));
+        });
     }
 }

@@ -2,7 +2,7 @@
 //! saved last. Clients, grants, timers and connections are the session's, and stay.
 //!
 //! It is an event like any other, so it comes in order and what happens meanwhile waits. Where the new code makes no conductor, the old code
-//! makes one again, from the same state.
+//! makes one again, from the same state: what an attempt changes counts once it has succeeded (`holding.rs`).
 
 use std::{
     future::Future,
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     conductors::{Trouble, catalog::Type, instance::Instance, library::Hash, pool::Escaped},
-    store::{Change, SavedState},
+    store::SavedState,
 };
 
 /// Beyond what the parts of a move may take.
@@ -137,10 +137,12 @@ impl Session {
         let again = match inner.conductor {
             // One that is being made looks for the newest code by itself.
             Conductor::NotMade if inner.state == State::Idle => false,
-            Conductor::Unavailable(_) => true,
+            Conductor::Parked => true,
+            // It is being tried just now, with code from before perhaps: once more behind that.
+            Conductor::NotMade if inner.parked.is_some() => return Some(true),
             _ => return None,
         };
-        inner.conductor = Conductor::NotMade;
+        (inner.conductor, inner.parked) = (Conductor::NotMade, None);
         self.set_kind(current.clone());
         Some(again)
     }
@@ -166,7 +168,7 @@ impl Session {
             Conductor::Live(_) if Arc::ptr_eq(&from, &to) => return stays("it runs the present code already"),
             Conductor::Live(instance) => Some(instance),
             // It may be made again, also of the code of which it was made before.
-            Conductor::Faulted(_) | Conductor::Unavailable(_) => None,
+            Conductor::Faulted(_) | Conductor::Parked => None,
         };
         if let Some(trouble) = self.world().store.trouble() {
             return Outcome::Failed(format!("what its conductor saves could not be kept: {trouble}").into());
@@ -203,7 +205,7 @@ impl Session {
     }
 
     /// Takes the conductor, its tasks and what it may ask of the host away.
-    async fn release(&self, instead: Conductor) {
+    pub(super) async fn release(&self, instead: Conductor) {
         let before = {
             let mut inner = self.lock();
             inner.life = inner.life.wrapping_add(1);
@@ -229,7 +231,6 @@ impl Session {
             self.hear_timers(from, !was_live);
             return Outcome::Moved { from: from.hash().filter(|_| was_live), to: to.hash() };
         };
-        self.put_back(saved.as_ref()).await;
         if !was_live {
             return self.without(error.to_string()).await;
         }
@@ -247,33 +248,30 @@ impl Session {
         }
     }
 
-    async fn without(&self, reason: String) -> Outcome {
+    async fn without(self: &Arc<Self>, reason: String) -> Outcome {
         let reason: Arc<str> = reason.into();
-        self.release(Conductor::Unavailable(reason.clone())).await;
+        self.release(Conductor::NotMade).await;
+        self.park(&Trouble::Unavailable(reason.clone()));
         Outcome::Failed(reason)
     }
 
     async fn attempt(self: &Arc<Self>, kind: &Arc<Type>, saved: Option<&SavedState>, time: u64) -> Result<(), Trouble> {
         // Before it is made: it may set a timer at once, which is told to a conductor that listens only.
         self.set_kind(kind.clone());
+        let attempt = self.begin_attempt();
         let built = contained(self.build(kind, saved, Some(Caller::host().meta()), time));
         let built = tokio::time::timeout(kind.deadline, built).await.unwrap_or(Err(Trouble::Deadline));
-        let installed = built.and_then(|instance| self.install(instance));
-        if installed.is_err() {
+        let made = match built.and_then(|instance| self.install(instance)) {
+            Ok(_) => attempt.succeeded().await,
+            Err(error) => {
+                drop(attempt);
+                Err(error)
+            }
+        };
+        if made.is_err() {
             self.release(Conductor::NotMade).await;
         }
-        installed.map(drop)
-    }
-
-    /// What the new code saved in an attempt that failed does not count.
-    async fn put_back(&self, saved: Option<&SavedState>) {
-        let Some(saved) = saved else { return };
-        if self.world().store.state(self.id()).await.is_ok_and(|now| now.as_ref() == Some(saved)) {
-            return;
-        }
-        if let Err(error) = self.change(Change::Save { id: self.id(), state: saved.clone() }).await {
-            tracing::error!(session = %self.id(), %error, "what the old code had saved could not be put back");
-        }
+        made
     }
 
     /// Timers of which the conductor before did not hear, since it had no hook for them or was over, come to the new one.
@@ -281,13 +279,13 @@ impl Session {
         let timer = conductor_abi::wire::event::TIMER;
         let gained = !before.wants(timer) && self.kind().wants(timer);
         if let Some(manager) = self.world().manager.upgrade().filter(|_| was_over || gained) {
-            manager.set_lost_timers(self);
+            manager.set_unheard_timers(self);
         }
     }
 }
 
 /// A panic that gets past a plugin's own guards ends the future, and no more.
-async fn contained<T>(future: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+pub(super) async fn contained<T>(future: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
     AssertUnwindSafe(future).catch_unwind().await.unwrap_or_else(|payload| {
         std::mem::forget(payload);
         Err(Trouble::Faulted(Escaped.to_string().into()))

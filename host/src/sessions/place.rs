@@ -1,24 +1,26 @@
 //! For tests: a manager with sessions of a type that no plugin has, at times of the test's choosing.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Runtime;
 
 use super::{
-    Caller, CloseReason, Manager, Pin, SessionId,
+    Caller, CloseReason, Limits, Manager, Pin, SessionId,
     clock::Clock,
     manager::Refused,
     world::{Counts, World},
 };
 use crate::{
-    broker::NoBroker,
+    broker::{Broker, BrokerError, Ended, Endpoints, NoBroker},
     conductors::{catalog::Catalog, pool::Pool},
-    store::{Applied, Change, SavedState, Store, StoreError, StoredClient, StoredSession},
+    store::{Applied, Change, Loaded, SavedState, Store, StoreError, StoredClient, StoredSession},
+    tokens::grant::Grant,
 };
 
 /// When a place begins, in seconds since the Unix epoch.
@@ -29,6 +31,7 @@ pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 thread_local! {
     static TIME: Cell<u64> = const { Cell::new(NOW) };
     static FAILING: Cell<usize> = const { Cell::new(0) };
+    static CONNECTED: RefCell<Option<Vec<Arc<str>>>> = const { RefCell::new(None) };
 }
 
 pub(crate) struct Place {
@@ -89,11 +92,75 @@ impl Store for Later {
     }
 }
 
+/// A broker that says who is connected, in whatever session, as the test has it; or that it cannot know.
+#[derive(Debug)]
+struct Told;
+
+impl Broker for Told {
+    fn open_session(&self, session: SessionId) {
+        NoBroker.open_session(session);
+    }
+
+    fn publish<'a>(
+        &'a self,
+        id: SessionId,
+        topic: &'a str,
+        payload: Bytes,
+        qos: u8,
+        retain: bool,
+    ) -> BoxFuture<'a, Result<(), BrokerError>> {
+        NoBroker.publish(id, topic, payload, qos, retain)
+    }
+
+    fn set_grant<'a>(&'a self, session: SessionId, client_id: &'a str, grant: Grant) -> BoxFuture<'a, ()> {
+        NoBroker.set_grant(session, client_id, grant)
+    }
+
+    fn kick<'a>(&'a self, session: SessionId, client_id: &'a str) -> BoxFuture<'a, Ended> {
+        NoBroker.kick(session, client_id)
+    }
+
+    fn close_session(&self, session: SessionId) -> BoxFuture<'_, Ended> {
+        NoBroker.close_session(session)
+    }
+
+    fn connected(&self, _: SessionId) -> Option<Vec<Arc<str>>> {
+        CONNECTED.with_borrow(Clone::clone)
+    }
+
+    fn endpoints(&self) -> Endpoints {
+        NoBroker.endpoints()
+    }
+
+    fn trouble(&self) -> Option<Arc<str>> {
+        NoBroker.trouble()
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        NoBroker.shutdown()
+    }
+}
+
 impl Place {
     /// All runs on this thread, whose time is the place's.
     pub(crate) fn with(sessions: impl IntoIterator<Item = StoredSession>) -> Self {
+        Self::of(Limits::default(), 6, sessions)
+    }
+
+    /// With limits for all sessions that have none of their own.
+    pub(crate) fn limited(limits: Limits, sessions: impl IntoIterator<Item = StoredSession>) -> Self {
+        Self::of(limits, 6, sessions)
+    }
+
+    /// With ids of so many digits.
+    pub(crate) fn with_ids(id_digits: u8, sessions: impl IntoIterator<Item = StoredSession>) -> Self {
+        Self::of(Limits::default(), id_digits, sessions)
+    }
+
+    fn of(limits: Limits, id_digits: u8, sessions: impl IntoIterator<Item = StoredSession>) -> Self {
         TIME.set(NOW);
         FAILING.set(0);
+        CONNECTED.set(None);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let pool = Pool::start(runtime.handle().clone()).unwrap();
         let (store, _) = crate::store::open("memory:", std::path::Path::new("/"), DAY, NOW).unwrap();
@@ -101,14 +168,15 @@ impl Place {
         for session in &sessions {
             runtime.block_on(store.apply(Change::Create(session.clone()))).unwrap();
         }
-        let manager = Manager::new(Catalog::default(), sessions, |manager| World {
+        let manager = Manager::new(Catalog::default(), Loaded { sessions, ..Loaded::default() }, |manager| World {
             pool,
-            broker: Arc::new(NoBroker),
+            broker: Arc::new(Told),
             store: Arc::new(Later(store)),
             clock: Clock::of(|| UNIX_EPOCH + Duration::from_secs(TIME.get())),
             grant_ttl: DAY,
             max_state: 1 << 20,
-            id_digits: 6,
+            limits,
+            id_digits,
             pin_digits: 6,
             manager,
             counts: Counts::default(),
@@ -123,6 +191,11 @@ impl Place {
     /// The store refuses so many of the next saves and closings.
     pub(crate) fn fail(&self, times: usize) {
         FAILING.set(times);
+    }
+
+    /// Who is connected from now on, in every session; nothing where the broker cannot know.
+    pub(crate) fn connect(&self, clients: Option<&[&str]>) {
+        CONNECTED.set(clients.map(|clients| clients.iter().copied().map(Arc::from).collect()));
     }
 
     pub(crate) fn set_time(&self, seconds: u64) {

@@ -27,7 +27,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     SessionId,
     event::{Event, What},
-    status::{Phase, Status},
+    status::{Parked, Phase, Status},
     task::{Gone, Task},
     world::World,
 };
@@ -39,7 +39,7 @@ use crate::{
         lane::Lane,
         pool::{Job, Slot},
     },
-    store::{SavedState, StoredSession},
+    store::{Change, SavedState, StoredSession},
 };
 
 /// Events that may wait in one mailbox.
@@ -51,7 +51,7 @@ const MAILBOX_BYTES: usize = 8 << 20;
 /// Events handled in one go before others get their turn.
 const BURST: usize = 32;
 
-type Answer = oneshot::Sender<Result<Vec<u8>, Trouble>>;
+pub(super) type Answer = oneshot::Sender<Result<Vec<u8>, Trouble>>;
 type Handling = Pin<Box<dyn Future<Output = Result<Vec<u8>, Trouble>> + Send>>;
 
 /// A live session.
@@ -67,6 +67,8 @@ pub struct Session {
 pub(super) struct Inner {
     pub(super) record: Arc<StoredSession>,
     pub(super) conductor: Conductor,
+    /// Why it is parked. Stays while it is tried again, and goes when that succeeds.
+    pub(super) parked: Option<Arc<Parked>>,
     pub(super) state: State,
     pub(super) phase: Phase,
     /// Counts the conductors that it had: what an earlier one left behind is not of the present one.
@@ -81,7 +83,8 @@ pub(super) enum Conductor {
     NotMade,
     Live(Instance),
     Faulted(Arc<str>),
-    Unavailable(Arc<str>),
+    /// See [`Inner::parked`].
+    Parked,
     Gone,
 }
 
@@ -103,6 +106,8 @@ pub(super) struct Hot {
     last_task: u64,
     /// What the conductor saved while the session is not stored yet.
     pub(super) unstored: Option<SavedState>,
+    /// What conductors have changed while it is tried whether one can be made; nothing at other times.
+    pub(super) held: Option<Vec<Change>>,
 }
 
 /// The event that is being handled.
@@ -113,16 +118,17 @@ struct Current {
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
     answer: Option<Answer>,
     name: &'static str,
+    makes: bool,
     closes: bool,
 }
 
 impl Session {
     pub(super) fn new(record: Arc<StoredSession>, kind: Arc<Type>, world: Arc<World>, phase: Phase) -> Arc<Self> {
-        let conductor = match &kind.plugin {
-            Ok(_) => Conductor::NotMade,
-            Err(reason) => Conductor::Unavailable(reason.clone()),
+        let (conductor, parked) = match &kind.plugin {
+            Ok(_) => (Conductor::NotMade, None),
+            Err(reason) => (Conductor::Parked, Some(Parked::without_plugin(reason.clone(), world.clock.millis()))),
         };
-        let inner = Inner { record, conductor, state: State::Idle, phase, life: 0, hot: None };
+        let inner = Inner { record, conductor, parked, state: State::Idle, phase, life: 0, hot: None };
         Arc::new(Self { id: inner.record.id, kind: ArcSwap::new(kind), world, slow: AtomicBool::new(false), inner: Mutex::new(inner) })
     }
 
@@ -157,12 +163,13 @@ impl Session {
     /// What it has as a conductor. (Not the conductor itself: whoever held that would drop it on a thread of its own.)
     #[must_use]
     pub fn status(&self) -> Status {
-        match &self.lock().conductor {
-            Conductor::NotMade => Status::NotMade,
-            Conductor::Live(_) => Status::Live,
-            Conductor::Faulted(reason) => Status::Faulted(reason.clone()),
-            Conductor::Unavailable(reason) => Status::Unavailable(reason.clone()),
-            Conductor::Gone => Status::Gone,
+        let inner = self.lock();
+        match (&inner.conductor, &inner.parked) {
+            (Conductor::Live(_), _) => Status::Live,
+            (Conductor::Faulted(reason), _) => Status::Faulted(reason.clone()),
+            (Conductor::Gone, _) => Status::Gone,
+            (Conductor::NotMade | Conductor::Parked, Some(parked)) => Status::Unavailable(parked.reason.clone()),
+            (Conductor::NotMade | Conductor::Parked, None) => Status::NotMade,
         }
     }
 
@@ -181,7 +188,7 @@ impl Session {
         match inner.conductor {
             Conductor::Live(_) => true,
             Conductor::NotMade => inner.state != State::Idle,
-            Conductor::Faulted(_) | Conductor::Unavailable(_) | Conductor::Gone => false,
+            Conductor::Faulted(_) | Conductor::Parked | Conductor::Gone => false,
         }
     }
 
@@ -228,7 +235,8 @@ impl Session {
         match &inner.conductor {
             _ if closes || event.what.moves() => {}
             Conductor::Faulted(reason) => return Err(Trouble::Faulted(reason.clone())),
-            Conductor::Unavailable(reason) => return Err(Trouble::Unavailable(reason.clone())),
+            Conductor::Parked if matches!(event.what, What::Make(_)) => {}
+            Conductor::Parked => return Err(inner.why_parked()),
             Conductor::Gone => return Err(Trouble::Closed),
             Conductor::NotMade | Conductor::Live(_) => {}
         }
@@ -253,32 +261,33 @@ impl Session {
     fn next(self: &Arc<Self>) -> Option<Current> {
         let mut inner = self.lock();
         inner.state = State::Running;
+        let not_made = matches!(inner.conductor, Conductor::NotMade);
         let hot = inner.hot.get_or_insert_default();
         if let Some(current) = hot.current.take() {
             return Some(current);
         }
-        let Some(event) = hot.queue.pop_front() else {
+        // Its making comes before it, as an event of its own.
+        let making = hot.queue.front().filter(|event| not_made && event.what.needs_conductor());
+        let Some(event) = making.map(Event::making).or_else(|| hot.queue.pop_front()) else {
             inner.state = State::Idle;
             inner.cool();
             return None;
         };
         hot.bytes -= event.what.bytes();
         drop(inner);
-        let (name, closes) = (event.what.name(), event.what.closes());
+        let (name, closes, makes) = (event.what.name(), event.what.closes(), matches!(event.what, What::Make(_)));
         let Event { what, mut deadline, time, answer } = event;
-        if matches!(what, What::Make(_)) {
-            // After a restart very many may be made, and wait long for their turn; the making itself has what any event has.
-            deadline = deadline.min(Instant::now() + self.kind().deadline);
-        } else if what.is_news() {
+        if what.is_news() {
             deadline = Instant::now() + self.kind().deadline;
-        } else if what.moves() {
+        } else if makes || what.moves() {
+            // Each try in it has the deadline of its own.
             deadline = Instant::now() + self.longest_move();
         } else if closes {
             // It may have waited for a move; who asked waits no longer than before.
             deadline = deadline.max(Instant::now() + rules::CLOSE_DEADLINE);
         }
         let handling: Handling = Box::pin(self.clone().handle(what, time, deadline));
-        Some(Current { handling, deadline, timer: None, answer, name, closes })
+        Some(Current { handling, deadline, timer: None, answer, name, makes, closes })
     }
 
     /// One poll of the current event; its result when it is done.
@@ -298,10 +307,13 @@ impl Session {
             }
         }
         let Poll::Ready(result) = result else { return None };
+        if let (true, Err(trouble)) = (current.makes, &result) {
+            self.park(trouble);
+        }
         match &result {
             Err(Trouble::Faulted(reason)) => self.fault(None, reason, slot),
             Err(error) => {
-                if matches!(error, Trouble::Conductor { .. } | Trouble::Unavailable(_)) {
+                if matches!(error, Trouble::Conductor { .. }) {
                     self.kind().lane.tally.errors.add();
                 }
                 // Nobody would end what a making that failed has left running, or answer what it still asks.
@@ -315,26 +327,6 @@ impl Session {
         Some(result)
     }
 
-    /// Answers who asked; an error that nobody waits for is logged.
-    fn tell(&self, answer: Option<Answer>, event: &str, result: Result<Vec<u8>, Trouble>) {
-        match (answer, result) {
-            (Some(answer), result) => {
-                if let Err(error) = &result {
-                    tracing::debug!(session = %self.id, event, %error, "the conductor failed");
-                }
-                // Who asked may have gone meanwhile; then nobody wants the answer.
-                drop(answer.send(result));
-            }
-            (None, Ok(_) | Err(Trouble::Closed)) => {}
-            (None, Err(error)) => {
-                if matches!(error, Trouble::Deadline) {
-                    self.kind().lane.tally.deadlines.add();
-                }
-                tracing::warn!(session = %self.id, event, %error, "the conductor failed");
-            }
-        }
-    }
-
     /// The conductor panicked: no further event reaches it, and its tasks end. On a thread for plugin code. What panicked in an
     /// earlier `life` concerns the present conductor no more.
     pub(super) fn fault(&self, life: Option<u32>, reason: &Arc<str>, slot: &Slot) {
@@ -343,6 +335,7 @@ impl Session {
             return;
         }
         let before = std::mem::replace(&mut inner.conductor, Conductor::Faulted(reason.clone()));
+        inner.parked = None;
         drop(inner);
         self.kind().lane.tally.faults.add();
         tracing::error!(session = %self.id, r#type = %self.kind().name, %reason, "the conductor is faulted");
@@ -352,7 +345,11 @@ impl Session {
 
     /// Takes the conductor and its tasks away. On a thread for plugin code.
     fn end(&self, instead: Conductor, slot: &Slot) {
-        let before = std::mem::replace(&mut self.lock().conductor, instead);
+        let before = {
+            let mut inner = self.lock();
+            inner.parked = None;
+            std::mem::replace(&mut inner.conductor, instead)
+        };
         self.end_tasks();
         slot.discard(before);
     }
@@ -396,13 +393,13 @@ impl Session {
 
 impl Hot {
     fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.current.is_none() && self.tasks.is_empty() && self.unstored.is_none()
+        self.queue.is_empty() && self.current.is_none() && self.tasks.is_empty() && self.unstored.is_none() && self.held.is_none()
     }
 }
 
 impl Conductor {
     pub(super) fn is_over(&self) -> bool {
-        matches!(self, Self::Faulted(_) | Self::Unavailable(_) | Self::Gone)
+        matches!(self, Self::Faulted(_) | Self::Parked | Self::Gone)
     }
 }
 

@@ -92,20 +92,26 @@ impl Manager {
     pub fn exchange(self: &Arc<Self>, catalog: Catalog) -> Tallies {
         self.catalog.store(Arc::new(catalog));
         let catalog = self.catalog();
-        let mut tallies = Tallies::new();
+        let (mut tallies, mut again_all) = (Tallies::new(), Vec::new());
         for session in self.directory.all() {
             let before = session.kind().clone();
             let Some(current) = catalog.get(&before.name) else { continue };
-            if Arc::ptr_eq(&before, current) || current.plugin.is_err() {
+            if Arc::ptr_eq(&before, current) {
+                continue;
+            }
+            if let Err(reason) = &current.plugin {
+                session.still_without_plugin(reason);
                 continue;
             }
             let Some(again) = session.renew(current) else { continue };
             if again {
                 tallies.entry(before.name.clone()).or_default().tried_again += 1;
-                self.make_soon(&session);
+                again_all.push(session.clone());
             }
             session.hear_timers(&before, again);
         }
+        self.watch_all();
+        self.make_soon(again_all);
         tallies
     }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Manager, clock::Clock};
+use super::{Manager, clock::Clock, lifetimes::Limits};
 use crate::{broker::Broker, conductors::pool::Pool, store::Store};
 
 /// Passed to every session; owned by the manager.
@@ -26,6 +26,8 @@ pub struct World {
     pub grant_ttl: Duration,
     /// The most bytes that a conductor may save.
     pub max_state: usize,
+    /// How long sessions live whose types say nothing of it.
+    pub limits: Limits,
     /// Digits of new ids.
     pub id_digits: u8,
     /// Digits of new pins.
@@ -53,6 +55,8 @@ pub struct Counts {
     pub messages: AtomicU64,
     /// Messages that a full mailbox kept from a conductor.
     pub dropped: AtomicU64,
+    /// Sessions that were closed because their time was over.
+    pub expired: AtomicU64,
 }
 
 pub(super) fn count(counter: &AtomicU64) {

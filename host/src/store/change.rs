@@ -150,11 +150,11 @@ impl Change {
             Self::Labels { labels, .. } => extra.labels.clone_from(labels),
             Self::Timer { name, timer: Some(timer), .. } => drop(extra.timers.insert(name.clone(), *timer)),
             Self::Timer { name, timer: None, .. } => drop(extra.timers.remove(name)),
-            Self::Fired { name, timer, .. } => {
-                if extra.timers.get(name) == Some(timer) {
-                    extra.timers.remove(name);
-                }
-            }
+            Self::Fired { name, timer, next, .. } => match (extra.timers.get_mut(name).filter(|set| *set == timer), next) {
+                (Some(set), Some(next)) => *set = *next,
+                (Some(_), None) => drop(extra.timers.remove(name)),
+                (None, _) => {}
+            },
             Self::Expire { now, .. } => {
                 keep(clients, extra, |client| !matches!(client, StoredClient::Joined { expires_at, .. } if expires_at <= now));
                 if extra.tokens_until <= *now {

@@ -28,8 +28,24 @@ pub(super) trait Disk: Send + 'static {
     /// Removes the file.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes the folder where it is missing, for its owner alone, and durably so.
-    fn create_folder(&self, folder: &Path) -> io::Result<()>;
+    /// Makes this one folder, for its owner alone.
+    fn make_folder(&self, folder: &Path) -> io::Result<()>;
+
+    /// Makes the folder and those above it where they are missing, and durably so.
+    fn create_folder(&self, folder: &Path) -> io::Result<()> {
+        if folder.is_dir() {
+            return Ok(());
+        }
+        let above = folder_of(folder);
+        self.create_folder(above)?;
+        match self.make_folder(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !folder.is_dir() => Err(error),
+            _ => self.sync_folder(above).inspect_err(|_| {
+                // As far as possible: the next try must not take it for durable.
+                let _ = fs::remove_dir(folder);
+            }),
+        }
+    }
 }
 
 /// Bytes that go to a file at once.
@@ -99,8 +115,8 @@ impl Disk for RealDisk {
         fs::remove_file(path)
     }
 
-    fn create_folder(&self, folder: &Path) -> io::Result<()> {
-        create_folder(folder)
+    fn make_folder(&self, folder: &Path) -> io::Result<()> {
+        private_folder().create(folder)
     }
 }
 
@@ -131,19 +147,6 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()
-}
-
-/// Makes `folder` and those above it where they are missing, for their owner alone, and durably so.
-pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let above = folder_of(folder);
-    create_folder(above)?;
-    match private_folder().create(folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !folder.is_dir() => Err(error),
-        _ => sync_folder(above),
-    }
 }
 
 #[cfg(unix)]

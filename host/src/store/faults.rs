@@ -171,6 +171,10 @@ impl Disk for FaultyDisk {
         RealDisk.remove(path)
     }
 
+    fn make_folder(&self, folder: &Path) -> io::Result<()> {
+        RealDisk.make_folder(folder)
+    }
+
     fn create_folder(&self, folder: &Path) -> io::Result<()> {
         self.begin(Step::Folder)?;
         RealDisk.create_folder(folder)

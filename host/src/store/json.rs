@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use super::{
     Applied, Change, OpenError, Opened, SavedState, Store, StoreError,
     change::{Content, Undo},
-    disk::{Disk, beside, create_folder, folder_of, put, step},
+    disk::{Disk, beside, folder_of, put, step},
     lock::FileLock,
 };
 use crate::sessions::SessionId;
@@ -79,7 +79,7 @@ impl JsonStore {
     /// Locks and loads `file`. Clients that have no expiry in it get `granted_until` (seconds since the Unix epoch).
     pub(super) fn open(file: &Path, granted_until: u64, retry: Duration, disk: impl Disk) -> Opened<Self> {
         let failed = |source| OpenError::Io { file: file.to_owned(), source };
-        let target = resolve(file).map_err(failed)?;
+        let target = resolve(&disk, file).map_err(failed)?;
         let lock = FileLock::acquire("store", &target, beside(&target, ".lock"))?;
         let unusable = |problem| OpenError::Unusable { file: target.clone(), problem };
         let content = match read(&target).map_err(failed)? {
@@ -90,6 +90,11 @@ impl JsonStore {
             None => Content::default(),
             Some(bytes) => format::parse(&bytes, granted_until).map_err(unusable)?,
         };
+        // Whoever was killed here may have left names that are not durable yet; nothing is built on them before they are.
+        let folder = folder_of(&target);
+        let unsettled = disk.sync_folder(folder).is_err();
+        // As far as this host may: it is not its own.
+        let _ = disk.sync_folder(folder_of(folder));
         let states = States::open(&disk, &target, &content.sessions).map_err(failed)?;
         let loaded = content.loaded();
         let trouble = Trouble::default();
@@ -102,7 +107,7 @@ impl JsonStore {
             target,
             temporary,
             trouble: Arc::clone(&trouble),
-            unsettled: false,
+            unsettled,
             many: false,
             retry,
             _lock: lock,
@@ -149,7 +154,7 @@ pub(super) fn ended() -> Arc<str> {
 
 /// Follows FILE where it is a symbolic link, to something or to nothing yet, so that a write replaces what the link names and
 /// not the link. The folder is made where it is missing.
-pub(super) fn resolve(file: &Path) -> io::Result<PathBuf> {
+pub(super) fn resolve(disk: &impl Disk, file: &Path) -> io::Result<PathBuf> {
     let mut path = file.to_owned();
     for _ in 0..MAX_LINKS {
         match fs::symlink_metadata(&path) {
@@ -157,7 +162,7 @@ pub(super) fn resolve(file: &Path) -> io::Result<PathBuf> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {
                 let name = path.file_name().ok_or_else(|| io::Error::other("this is not the name of a file"))?;
-                create_folder(folder_of(&path))?;
+                disk.create_folder(folder_of(&path))?;
                 return Ok(folder_of(&path).canonicalize()?.join(name));
             }
         }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::disk::{create_folder, private_file};
+use super::disk::{Disk as _, RealDisk, private_file};
 
 /// Why a lock was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ impl StateLock {
     pub fn acquire(dir: &Path) -> Result<Self, LockError> {
         let lock_file = dir.join("lock");
         let what = "state folder";
-        create_folder(dir).map_err(|source| LockError::Io { what, path: dir.into(), lock_file: lock_file.clone(), source })?;
+        RealDisk.create_folder(dir).map_err(|source| LockError::Io { what, path: dir.into(), lock_file: lock_file.clone(), source })?;
         FileLock::acquire(what, dir, lock_file).map(Self)
     }
 

@@ -14,6 +14,8 @@ pub mod lock;
 mod memory;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod power_cut;
 mod resting;
 mod sqlite;
 pub mod stock;
@@ -244,7 +246,7 @@ pub enum Change {
         /// Nothing takes it away.
         timer: Option<StoredTimer>,
     },
-    /// A timer that fires once has fired, and is taken away. Nothing happens where another one has its name by now.
+    /// A timer has fired: it is taken away, or the next takes its place. Nothing happens where another one has its name by now.
     Fired {
         /// Which session.
         id: SessionId,
@@ -252,6 +254,8 @@ pub enum Change {
         name: Box<str>,
         /// The one that fired.
         timer: StoredTimer,
+        /// Of one that repeats, when it is due next.
+        next: Option<StoredTimer>,
     },
     /// The state of its conductor, in place of what was saved before. It is kept beside the record, which stays as it is:
     /// [`Store::state`] has it. Where it fails, what was saved before is still there.

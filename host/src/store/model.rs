@@ -22,7 +22,7 @@ pub(super) enum Op {
     Limits(u8, Option<u64>, Option<u64>),
     Labels(u8, u8),
     Timer(u8, u8, Option<StoredTimer>),
-    Fired(u8, u8, StoredTimer),
+    Fired(u8, u8, StoredTimer, Option<StoredTimer>),
     Save(u8, u8),
     Expire(u8, u64),
     Leave(u8, u8),
@@ -40,7 +40,7 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         1 => (session.clone(), prop::option::of(0..2_u64), prop::option::of(0..2_u64)).prop_map(|(s, l, e)| Op::Limits(s, l, e)),
         1 => (session.clone(), few.clone()).prop_map(|(s, l)| Op::Labels(s, l)),
         2 => (session.clone(), few.clone(), prop::option::of(some_timer.clone())).prop_map(|(s, n, t)| Op::Timer(s, n, t)),
-        2 => (session.clone(), few, some_timer).prop_map(|(s, n, t)| Op::Fired(s, n, t)),
+        2 => (session.clone(), few, some_timer.clone(), prop::option::of(some_timer)).prop_map(|(s, n, t, next)| Op::Fired(s, n, t, next)),
         6 => (session.clone(), any::<u8>()).prop_map(|(s, v)| Op::Save(s, v)),
         4 => (session.clone(), time).prop_map(|(s, t)| Op::Expire(s, t)),
         4 => (session, client).prop_map(|(s, c)| Op::Leave(s, c)),
@@ -99,7 +99,7 @@ impl Op {
             Self::Limits(_, l, e) => limits(s, *l, *e),
             Self::Labels(_, l) => labels(s, pairs(*l)),
             Self::Timer(_, n, t) => timer(s, &n.to_string(), *t),
-            Self::Fired(_, n, t) => Change::Fired { id: id(s), name: n.to_string().into(), timer: *t },
+            Self::Fired(_, n, t, next) => Change::Fired { id: id(s), name: n.to_string().into(), timer: *t, next: *next },
             Self::Save(_, v) => save(s, state(*v)),
             Self::Expire(_, t) => expire(s, *t),
             Self::Leave(_, c) => leave(s, &c.to_string()),
@@ -206,7 +206,13 @@ impl Model {
                 row.extra.timers.retain(|name, _| **name != *n.to_string());
                 row.extra.timers.extend(t.map(|t| (n.to_string().into(), t)));
             }
-            Op::Fired(_, n, t) => row.extra.timers.retain(|name, set| **name != *n.to_string() || set != t),
+            Op::Fired(_, n, t, next) => {
+                let before = row.extra.timers.len();
+                row.extra.timers.retain(|name, set| **name != *n.to_string() || set != t);
+                if row.extra.timers.len() < before {
+                    row.extra.timers.extend(next.map(|next| (n.to_string().into(), next)));
+                }
+            }
             Op::Save(_, v) => drop(self.states.insert(s, state(*v))),
             Op::Expire(_, now) => {
                 row.clients.retain(|(_, expires_at)| expires_at > now);

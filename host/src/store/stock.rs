@@ -360,7 +360,7 @@ pub fn import(stock: &Stock, to: &Place, now: u64, dry_run: bool, progress: &mut
         let lock = FileLock::if_used("store", &target, beside(&target, ".lock")).map_err(OpenError::from)?;
         (target, lock)
     } else {
-        let target = json::resolve(to.file()).map_err(failed)?;
+        let target = json::resolve(&super::disk::RealDisk, to.file()).map_err(failed)?;
         let lock = FileLock::acquire("store", &target, beside(&target, ".lock")).map_err(OpenError::from)?;
         (target, Some(lock))
     };

@@ -7,7 +7,7 @@ use std::{io, path::Path, sync::Arc};
 use super::{
     OpenError, SavedState, StoredSession, Url,
     change::Content,
-    disk::{self, beside},
+    disk::{self, RealDisk, beside},
     json::{self, format},
     lock::FileLock,
     sqlite,
@@ -96,7 +96,7 @@ pub fn create_at(url: &str, base: &Path, content: AtRest) -> Result<(), OpenErro
     let (Url::Json(file) | Url::Sqlite(file)) = parsed else { return Err(OpenError::NothingAtRest) };
     let file = base.join(file);
     let failed = |source| OpenError::Io { file: file.clone(), source };
-    let target = json::resolve(&file).map_err(failed)?;
+    let target = json::resolve(&RealDisk, &file).map_err(failed)?;
     let _lock = FileLock::if_used("store", &target, beside(&target, ".lock"))?;
     match parsed {
         Url::Json(_) => json::at_rest::create(&target, &content),

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     claims::Grantee,
-    signer::{LINK_NAME, SignError, Signed, Signer, times},
+    signer::{SignError, Signed, Signer, times},
 };
 
 /// How this host makes tokens, as `token.mode` says.
@@ -43,12 +43,6 @@ impl fmt::Debug for Tokens {
             Self::ClientId => "ClientId",
         })
     }
-}
-
-/// Whether the host itself speaks under this name at brokers: no client may have it.
-#[must_use]
-pub fn is_reserved(name: &str) -> bool {
-    name.eq_ignore_ascii_case(LINK_NAME)
 }
 
 #[cfg(test)]

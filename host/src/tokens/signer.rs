@@ -19,7 +19,7 @@ use crate::sessions::ids::{RandomnessError, random_hex};
 pub const MAX_TOKEN: usize = 8 * 1024;
 
 /// The name of the host itself at external brokers: its MQTT client id, and its username where settings give no other.
-pub const LINK_NAME: &str = "iotserver";
+pub const LINK_NAME: &str = conductor_abi::rules::LINK_NAME;
 
 /// A token is good this long before its `nbf`: a clock that was set back a little would otherwise refuse every token that it
 /// has just signed. `exp` has no such leeway.

@@ -2,7 +2,7 @@
 //! first release, in this host and in one of the next minor version; each order in a process of its own, with and without a refused one among them.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -86,6 +86,53 @@ fn every_order_works_in_a_host_of_the_next_minor_version() {
             String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
         },
     );
+}
+
+/// What a plugin that was kept is asked, what it answers, and what it asks of its host for that: by its file's name. `faulty` asks
+/// nothing by itself: that a panic stays inside, in that host, too, is what it shows.
+const KEPT: [(&str, &str, &str); 5] = [
+    ("default", "state null", "\"State\" more=None peek=None asked: "),
+    (
+        "test_echo",
+        "clients null\nsay {\"name\":\"a\",\"payload\":\"b\"}\nwait {\"millis\":5}",
+        "[\"ann\"] null 5 more=None peek=None asked: clients publish publish sleep",
+    ),
+    ("test_faulty", "panic null\nfine null", "panic: "),
+    (
+        "test_range",
+        "grants null\nask {\"spawn\":5}\nask {\"sleep\":0}\nask {\"save\":4}",
+        "[\"ann\"] null \"slept as long: true\" null more=None peek=None \
+         asked: labels timer save clients spawn publish sleep publish now sleep now save",
+    ),
+    (
+        "test_steward",
+        "list 1\nclients \"7\"\nsleep 0",
+        "[] [\"ann\"] true more=None peek=None asked: sessions sessions clients now sleep now",
+    ),
+];
+
+#[test]
+fn the_kept_plugins_ask_a_host_of_the_next_minor_version_and_are_answered() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("tests/abi");
+    let folders = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    let files = folders.flat_map(|folder| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
+    let (arguments, expected): (Vec<String>, Vec<&str>) = files
+        .map(|file| {
+            let name = file.file_stem().unwrap().to_str().unwrap().trim_start_matches("libconductor_").to_owned();
+            let kept = KEPT.iter().find(|(kept, ..)| *kept == name);
+            let (_, asked, answer) = kept.unwrap_or_else(|| panic!("{}: say in KEPT what it is asked", file.display()));
+            (format!("{}\n{asked}", file.display()), *answer)
+        })
+        .unzip();
+    // Once in each process, one after the other: the files of one plugin, of several versions, beside each other.
+    let output = Command::new(Plugins::built().newer_host()).args(&arguments).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let said: Vec<&str> = said.lines().collect();
+    assert_eq!(said.len(), arguments.len(), "{said:?}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.len() >= 5);
+    for ((said, expected), argument) in said.iter().zip(expected).zip(&arguments) {
+        assert!(said.starts_with(expected), "{argument}: {said}");
+    }
 }
 
 fn every_order(expected: impl Fn(&Case) -> &'static str, load: impl Fn(&[&str]) -> Vec<String>) {

@@ -140,7 +140,7 @@ fn an_undefined_symbol_is_found_at_load_and_named() {
     assert_eq!(
         loader.refused(&plugin),
         "the system cannot load it: dlopen failed: undefined symbol: nowhere_to_be_found; \
-         is a library that it needs missing, or the state folder on a disk mounted noexec?"
+         was it built on a newer system than this one, is a library that it needs missing, or the state folder on a disk mounted noexec?"
     );
 }
 
@@ -201,16 +201,18 @@ fn another_major_version_behind_the_same_symbol_is_told() {
 
 #[test]
 fn a_manifest_that_cannot_be_used_is_said() {
-    for (mood, why) in [
-        ("no-manifest", "there is none today"),
-        ("panicking", "it panicked: manifest panicked outside of a guard"),
-        ("garbage", "EOF while parsing an object at line 1 column 1"),
-        ("twice", "it offers \"a\" twice"),
-        ("nothing", "it offers neither a conductor nor a service"),
+    let author = "that is a mistake in the plugin's own code (what its methods() says, say), for its author to mend";
+    let rebuild = "rebuild it with conductor-host-sdk 1.x";
+    for (mood, why, advice) in [
+        ("no-manifest", "its manifest cannot be made: there is none today", author),
+        ("panicking", "its manifest cannot be made: it panicked: manifest panicked outside of a guard", author),
+        ("garbage", "its manifest cannot be used: EOF while parsing an object at line 1 column 1", rebuild),
+        ("twice", "it offers \"a\" twice", "rename one of the two in its export_conductors! or export_plugin!"),
+        ("nothing", "its manifest cannot be used: it offers neither a conductor nor a service", rebuild),
     ] {
         let loader = Loader::new();
         let said = loader.refused(&moody(&loader, mood));
-        assert_eq!(said, format!("its manifest cannot be used: {why}; rebuild it with conductor-host-sdk 1.x"));
+        assert_eq!(said, format!("{why}; {advice}"));
         assert!(loader.logged.lock().unwrap().is_empty(), "it is not started");
     }
 }
@@ -223,6 +225,7 @@ fn a_start_that_fails_is_said_and_not_tried_again() {
     ] {
         let loader = Loader::new();
         let plugin = moody(&loader, mood);
+        let said = format!("{said}; once the cause is gone, start the host again (a reload does not start the same file twice)");
         assert_eq!(loader.refused(&plugin), said);
         assert_eq!(loader.refused(&plugin), said);
         assert_eq!(*loader.logged.lock().unwrap(), ["3 variant started"]);

@@ -1,5 +1,5 @@
 //! The conductor `remote`: a microservice conducts. Each event of a session becomes a POST with JSON; the answer, JSON too, says what to do. The
-//! protocol is in `docs/remote.md`, a service of twenty lines in `examples/service.py`. Copy it where a conductor talks to something over a network.
+//! protocol is in `docs/remote.md` with a service of twenty lines, a fuller one in `examples/service.py`. Copy it where a conductor talks to something over a network.
 #![forbid(unsafe_code)]
 
 mod answer;

@@ -1,5 +1,7 @@
 //! The smallest host of the next minor version: loads the plugins that are its arguments, one after the other, with the real
-//! host's comparison of layouts, and prints a line for each.
+//! host's comparison of layouts, and prints a line for each. An argument is a file and, in lines below it, what its first service or else conductor is
+//! asked, each a method and its parameters; `state` unless something is. What is told: the answers, what the plugin has of the new functions, and
+//! what it asked of this host.
 
 // Where the host's modules look for the contract, they find the next version.
 extern crate plugin_next_minor as conductor_abi;
@@ -13,6 +15,7 @@ mod refusal;
 use std::{
     mem::ManuallyDrop,
     pin::pin,
+    sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
 };
 
@@ -24,19 +27,34 @@ use conductor_abi::{
     },
     async_ffi::{BorrowingFfiFuture, FfiFuture, FutureExt},
     contract::{Event, Failure, HostObj, HostObject, PluginRootRef, Reply},
-    wire::{code, event},
+    wire::{Manifest, call, event},
 };
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
-struct Host;
+/// Answers each call at once, keeps its name, and runs a task when it is asked to.
+#[derive(Clone, Default)]
+struct Host(Arc<Mutex<Vec<String>>>);
+
+impl Host {
+    fn note(&self, what: String) {
+        self.0.lock().expect("no thread panics with it").push(what);
+    }
+}
 
 impl HostObject for Host {
-    fn call<'a>(&'a self, _: Event<'a>) -> BorrowingFfiFuture<'a, Reply> {
-        async { ROk(b"43".to_vec().into()) }.into_ffi()
+    fn call<'a>(&'a self, call: Event<'a>) -> BorrowingFfiFuture<'a, Reply> {
+        self.note(call.kind.to_string());
+        let answer = match call.kind.as_str() {
+            call::CLIENTS => r#"[{"client_id":"ann","expires_at":7,"of_a_later_version":{}}]"#,
+            call::SESSIONS => "[]",
+            _ => "43",
+        };
+        async move { ROk(answer.as_bytes().to_vec().into()) }.into_ffi()
     }
 
-    fn spawn(&self, _: &[u8], _: FfiFuture<Reply>) -> Result<u64, Failure> {
-        Err(Failure::new(code::UNSUPPORTED, "nothing is spawned here"))
+    fn spawn(&self, _: &[u8], task: FfiFuture<Reply>) -> Result<u64, Failure> {
+        self.note("spawn".to_owned());
+        ready(task).into_result().map(|_| 7)
     }
 
     fn log(&self, _: u8, _: &str, _: &str, _: &[u8]) {}
@@ -50,7 +68,12 @@ fn ready<F: Future>(future: F) -> F::Output {
     }
 }
 
-fn load(path: &str) -> Result<String, String> {
+fn load(argument: &str) -> Result<String, String> {
+    let mut lines = argument.lines();
+    let path = lines.next().ok_or("no file")?;
+    let requests: Vec<&str> = lines.collect();
+    let requests = if requests.is_empty() { vec!["state null"] } else { requests };
+    let host = Host::default();
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|e| e.to_string())?;
     let library = ManuallyDrop::new(library);
     let header = *unsafe { library.get::<AbiHeaderRef>("conductor_host_plugin_v1") }.map_err(|e| e.to_string())?;
@@ -58,17 +81,25 @@ fn load(path: &str) -> Result<String, String> {
     layout::compatible(PluginRootRef::LAYOUT, header.layout().ok_or("no layout")?).map_err(|e| e.to_string())?;
     let root = unsafe { header.init_root_module_with_unchecked_layout::<PluginRootRef>() }.map_err(|e| e.to_string())?;
 
-    root.manifest()().into_result().map_err(|f| f.message.into_string())?;
-    root.init()(HostObj::new(Host), b"{}".as_slice().into()).into_result().map_err(|f| f.message.into_string())?;
+    let manifest = root.manifest()().into_result().map_err(|f| f.message.into_string())?;
+    let manifest: Manifest = serde_json::from_slice(&manifest).map_err(|e| e.to_string())?;
+    let offer = manifest.services.first().or(manifest.conductors.first()).ok_or("it offers nothing")?;
+    root.init()(HostObj::new(host.clone()), b"{}".as_slice().into()).into_result().map_err(|f| f.message.into_string())?;
     let meta = format!(r#"{{"session":"1","type":"t","config":{{}},"seed":"{}","time":0}}"#, "0".repeat(64));
-    let created = ready(root.create()("default".into(), HostObj::new(Host), meta.as_bytes().into(), b"".as_slice().into()));
+    let created =
+        ready(root.create()(offer.name.as_str().into(), HostObj::new(host.clone()), meta.as_bytes().into(), b"".as_slice().into()));
     let mut conductor = created.into_result().map_err(|f| f.message.into_string())?;
-    let request = Event { subject: "state".into(), body: b"null".as_slice().into(), ..Event::new(event::REQUEST) };
-    let answer = match ready(conductor.handle(request)) {
-        ROk(answer) => String::from_utf8_lossy(&answer).into_owned(),
-        RErr(failure) => failure.message.into_string(),
+    let mut ask = |request: &str| {
+        let (method, params) = request.split_once(' ').unwrap_or((request, "null"));
+        let request = Event { subject: method.into(), body: params.as_bytes().into(), ..Event::new(event::REQUEST) };
+        match ready(conductor.handle(request)) {
+            ROk(answer) => String::from_utf8_lossy(&answer).into_owned(),
+            RErr(failure) => failure.message.into_string(),
+        }
     };
-    Ok(format!("{answer} more={:?} peek={:?}", root.more().map(|more| more()), conductor.peek()))
+    let answers: Vec<String> = requests.into_iter().map(&mut ask).collect();
+    let calls = host.0.lock().expect("no thread panics with it").join(" ");
+    Ok(format!("{} more={:?} peek={:?} asked: {calls}", answers.join(" "), root.more().map(|more| more()), conductor.peek()))
 }
 
 fn main() {

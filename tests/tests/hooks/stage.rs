@@ -2,16 +2,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::Write,
     time::Duration,
 };
 
+use conductor_abi::rules;
 use conductor_sdk::{
     CloseReason, Error, Link,
     testing::{Rig, Sent},
 };
 use conductor_test_range::{Ask, Range};
 use conductor_tests::{
-    Credentials, Host, HostOptions, Mqtt, Session, Version, Way,
+    Credentials, Host, HostOptions, Mqtt, Session, Version, Way, artefacts, http,
     link::{external, wait_down, wait_up},
     mosquitto::Mosquitto,
     mqtt::topic,
@@ -23,6 +26,8 @@ use super::stories::Story;
 
 /// Long enough to count as later in the host, and short enough to wait for.
 const SOON: Duration = Duration::from_millis(60);
+/// The plugin in the host's own folder.
+const PLUGIN: &str = "range.so";
 /// The device that hears what the conductor says.
 pub(crate) const WATCHER: &str = "watcher";
 
@@ -44,6 +49,10 @@ pub(crate) trait Stage {
     fn restart(&mut self);
     /// The host stops in good order and starts again; this many messages that the conductor sent meanwhile.
     fn stop_and_start(&mut self, count: usize) -> Vec<String>;
+    /// The session moves to another build of its plugin; this many messages that the conductor sent meanwhile.
+    fn move_over(&mut self, count: usize) -> Vec<String>;
+    /// Lets so much time pass that each grant has ended, or will soon.
+    fn outlive_grants(&mut self);
     /// An administrator closes the session.
     fn close(&mut self);
     fn labels(&mut self) -> BTreeMap<String, String>;
@@ -114,6 +123,13 @@ impl Stage for Kit {
         self.rig = Rig::start_from_snapshot::<Range>((), self.rig.snapshot()).unwrap();
         said
     }
+    fn move_over(&mut self, count: usize) -> Vec<String> {
+        self.rig.replace::<Range>(()).unwrap();
+        self.said(count)
+    }
+    fn outlive_grants(&mut self) {
+        self.rig.advance(rules::GRANT_TTL);
+    }
     fn close(&mut self) {
         self.rig.close(CloseReason::Requested).unwrap();
     }
@@ -155,12 +171,17 @@ impl Real {
     pub(crate) fn start(story: &Story) -> Self {
         let broker = story.broker_outside.then(Mosquitto::open);
         let options = broker.as_ref().map_or_else(HostOptions::default, |broker| external(&format!("mqtt://{}", broker.address)));
-        let options = options.plugin("range", "conductor_test_range");
+        // A file of its own, which the story may change.
+        let folder = tempfile::tempdir().unwrap();
+        let plugin = folder.path().join(PLUGIN);
+        fs::copy(artefacts::plugin("conductor_test_range"), &plugin).unwrap();
+        let options = options.set("types.range.plugin", json!(plugin));
+        let options = if story.short_grants { options.set("token.ttl", json!("1s")) } else { options };
         let options = match story.deadline {
             Some(deadline) => options.set("sessions.deadline", json!(format!("{}ms", deadline.as_millis()))),
             None => options,
         };
-        let host = Host::start(options);
+        let host = Host::start_in(folder, options);
         if broker.is_some() {
             wait_up(&host);
         }
@@ -242,6 +263,20 @@ impl Stage for Real {
         self.devices.clear();
         self.host.start_again();
         said
+    }
+    fn move_over(&mut self, count: usize) -> Vec<String> {
+        // Other bytes are another build.
+        let mut file = File::options().append(true).open(self.host.folder().join(PLUGIN)).unwrap();
+        file.write_all(&[0]).unwrap();
+        drop(file);
+        let report = http::post(self.host.admin, "/v1/plugins/reload", &json!({ "move": "all" }).to_string()).json();
+        let kinds = report["types"].as_array().unwrap();
+        let range = kinds.iter().find(|kind| kind["type"] == "range").unwrap();
+        assert_eq!(range["sessions"]["moved"], 1, "{report}");
+        self.said(count)
+    }
+    fn outlive_grants(&mut self) {
+        // They are short here, and who waits for what follows waits long enough.
     }
     fn close(&mut self) {
         self.host.close(&self.session);

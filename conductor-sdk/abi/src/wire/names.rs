@@ -1,6 +1,6 @@
 //! The lists of names hold every name: who plays all of a list plays all there is.
 
-use super::{call, event};
+use super::{call, close, event, leave, link};
 
 /// The names of a module of `wire.rs` that are texts, and those that stand in its lists, as the source says it.
 fn names_and_listed(module: &str) -> (Vec<&'static str>, Vec<&'static str>) {
@@ -26,8 +26,8 @@ fn names_and_listed(module: &str) -> (Vec<&'static str>, Vec<&'static str>) {
 
 /// Names that are not for conductors go into a list of their own, beside `ALL`.
 #[test]
-fn every_name_of_an_event_and_a_call_is_in_one_list() {
-    for module in ["event", "call", "requirement"] {
+fn every_name_is_in_one_list() {
+    for module in ["event", "call", "requirement", "leave", "link", "close"] {
         let (mut names, mut listed) = names_and_listed(module);
         names.sort_unstable();
         listed.sort_unstable();
@@ -38,7 +38,7 @@ fn every_name_of_an_event_and_a_call_is_in_one_list() {
 
 #[test]
 fn no_name_means_two_things() {
-    for all in [event::ALL, call::ALL] {
+    for all in [event::ALL, call::ALL, leave::ALL, link::ALL, close::ALL] {
         let mut once = all.to_vec();
         once.sort_unstable();
         once.dedup();

@@ -105,6 +105,26 @@ fn a_service_sees_and_changes_all_sessions() {
 }
 
 #[test]
+fn what_no_host_would_admit_is_refused() {
+    let mut rig = ServiceRig::start_among::<Steward>((), &["default"]).unwrap();
+    for client in ["", "a/#", "iotserver"] {
+        assert!(rig.join("100001", client).is_err(), "{client:?}");
+    }
+    rig.join("100001", "ann").unwrap();
+    for (name, bytes) in [("", 1), ("a/+", 1), ("say", rules::MAX_PAYLOAD + 1)] {
+        assert!(rig.message("100001", "ann", name, vec![b'x'; bytes]).is_err(), "{name:?}, {bytes} bytes");
+    }
+    assert!(rig.announced().is_empty(), "the service did not hear of it");
+    // With the sender's name before it, its answer is too long.
+    let refused = rig.message("100001", "ann", "say", vec![b'x'; rules::MAX_PAYLOAD]).unwrap_err();
+    assert!(refused.message().contains("longer than"), "{refused}");
+    for name in ["", "a b", "a/b", &"x".repeat(65)] {
+        assert!(rig.request("make", name).unwrap_err().message().contains("there is no type"), "{name:?}");
+    }
+    assert_eq!((rig.announced(), rig.created()), (Vec::new(), Vec::new()));
+}
+
+#[test]
 fn conductors_answer_as_the_test_says() {
     let mut rig = ServiceRig::start_among::<Steward>((), &["default"]).unwrap();
     assert!(rig.request("ask", ("100001", "sum")).unwrap_err().message().contains("no method"));

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    super::fake::{FakeHost, lock, meta, refused},
+    super::fake::{FakeHost, lock, meta, payload, refused},
     Announced, Asked,
 };
 use crate::{Error, error::into_failure};
@@ -102,6 +102,9 @@ impl FakeApp {
         match call.kind.as_str() {
             call::SESSIONS => json(&page(&world, &meta(call)?)),
             call::CREATE_SESSION => {
+                if !rules::is_settings_name(subject) {
+                    return Err(refused(format!("there is no type {subject:?}")));
+                }
                 let id = world.open(subject, now);
                 world.created.push(id.clone());
                 let mut created = wire::SessionCreated::default();
@@ -139,7 +142,7 @@ impl FakeApp {
                 if let Some(client) = client.as_ref().filter(|client| !known.clients.contains(client)) {
                     return Err(refused(format!("there is no client {client:?} in this session")));
                 }
-                let (name, payload) = (subject.to_owned(), call.body.to_vec());
+                let (name, payload) = (subject.to_owned(), payload(call)?);
                 world.announced.push(Announced { session, client, name, payload, qos, retain });
                 Ok(Vec::new())
             }

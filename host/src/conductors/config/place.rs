@@ -25,6 +25,11 @@ impl Place {
         Self { text: format!("{section}.{}.config", segment(name)), depth: 0, hidden: false }
     }
 
+    /// Of a command.
+    pub(super) fn option(name: &str) -> Self {
+        Self { text: name.to_owned(), depth: 0, hidden: false }
+    }
+
     pub(super) fn key(&self, key: &str) -> Self {
         let text = format!("{}.{}", self.text, one_line(&segment(key), SHOWN));
         Self { text, depth: self.depth + 1, hidden: self.hidden || is_secret_name(key) }

@@ -63,6 +63,7 @@ impl<'a> Fetch<'a> {
     }
 
     fn fetch(&mut self, value: &mut Value, place: &Place) -> bool {
+        let to_do = to_do_where_empty(value);
         let fetched = match value {
             // Of a secret that may be absent.
             Value::Null => return true,
@@ -72,7 +73,7 @@ impl<'a> Fetch<'a> {
             _ => Err("found no text".to_owned()),
         };
         match fetched {
-            Ok(text) if text.is_empty() => self.mistakes.push(format!("{}: the secret is empty", place.text)),
+            Ok(text) if text.is_empty() => self.mistakes.push(format!("{}: the secret is empty; {to_do}", place.text)),
             Ok(text) => {
                 self.secrets.insert(text.clone());
                 *value = Value::String(text);
@@ -110,6 +111,15 @@ impl<'a> Fetch<'a> {
     fn variable(&self, name: &str) -> Result<String, String> {
         let value = (self.env)(name).ok_or_else(|| format!("the environment variable {name:?} is not set"))?;
         value.into_string().map_err(|_| format!("the environment variable {name:?} is not UTF-8 text"))
+    }
+}
+
+fn to_do_where_empty(value: &Value) -> String {
+    let named = |kind: &str| value.get(kind).and_then(Value::as_str);
+    match (named("file"), named("env")) {
+        (Some(file), _) => format!("write it into the file {file:?}"),
+        (_, Some(variable)) => format!("set the environment variable {variable:?} to it"),
+        _ => "write it there, or where it is: { file = \"PATH\" } or { env = \"NAME\" }".to_owned(),
     }
 }
 

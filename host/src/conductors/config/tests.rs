@@ -116,6 +116,18 @@ fn what_fits_is_accepted() {
     }
 }
 
+/// Part of the binary contract: SDK 1.0 compares the text where a conductor takes no config, and `{ }`, say, would be refused for ever.
+#[test]
+fn no_config_is_these_two_bytes_for_ever() {
+    for given in [None, Some(Map::new())] {
+        for schema in [None, Some(schema_for!(())), Some(schema_for!(Strict))] {
+            let config =
+                prepare("types", "game", given.as_ref(), schema.as_ref().map(schemars::Schema::as_value), Path::new("/"), &|_| None);
+            assert_eq!(config.unwrap().json.get().as_bytes(), b"{}", "{schema:?}");
+        }
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_told_with_place_finding_and_expectation() {
     for (more, expected) in [
@@ -265,9 +277,9 @@ fn a_secret_that_cannot_be_had_is_told_without_its_content() {
         (json!({"file": "."}), format!("the file {}: this is not a regular file{kinds}", at("."))),
         (json!({"file": "binary"}), format!("the file {}: it is not UTF-8 text{kinds}", at("binary"))),
         (json!({"file": "large"}), format!("the file {}: it is larger than 64 KiB{kinds}", at("large"))),
-        (json!({"file": "empty"}), "the secret is empty".to_owned()),
-        (json!({"env": "EMPTY"}), "the secret is empty".to_owned()),
-        (json!(""), "the secret is empty".to_owned()),
+        (json!({"file": "empty"}), "the secret is empty; write it into the file \"empty\"".to_owned()),
+        (json!({"env": "EMPTY"}), "the secret is empty; set the environment variable \"EMPTY\" to it".to_owned()),
+        (json!(""), "the secret is empty; write it there, or where it is: { file = \"PATH\" } or { env = \"NAME\" }".to_owned()),
         (json!({"env": "A\nB"}), format!("the environment variable \"A\\nB\" is not set{kinds}")),
         (json!({"file": "empty", "env": "EMPTY"}), format!("found a table of another kind{kinds}")),
         (json!({"fiel": "SECRET"}), format!("found a table of another kind{kinds}")),

@@ -128,6 +128,8 @@ pub(super) struct States {
     garbage: Vec<PathBuf>,
     /// One of those is of a save that was refused: after a crash it would count.
     unsettled: bool,
+    /// Whoever was killed here may have left names that are not durable yet. Nothing is removed for their sake before they are.
+    unsure: bool,
 }
 
 impl States {
@@ -140,7 +142,7 @@ impl States {
         // No later save may ever come that would remove what a crash left there.
         let unfinished = temporary.symlink_metadata().is_ok().then(|| temporary.clone());
         let garbage = left.iter().map(|name| folder.join(name.to_string())).chain(unfinished).collect();
-        let mut states = Self { temporary, folder, current, next, garbage, unsettled: false };
+        let mut states = Self { temporary, folder, current, next, garbage, unsettled: false, unsure: true };
         if !left.is_empty() {
             tracing::info!(files = left.len(), "removing saved state that no session has any more");
         }
@@ -168,6 +170,7 @@ impl States {
         }
         match step("sync the folder", &self.folder, || disk.sync_folder(&self.folder)) {
             Ok(()) => {
+                self.unsure = false;
                 for name in written {
                     self.forget(name.id);
                     self.current.insert(name.id, name);
@@ -213,6 +216,10 @@ impl States {
 
     /// Removes what counts no more; what cannot be removed is tried again with the next call.
     pub(super) fn sweep(&mut self, disk: &impl Disk) -> io::Result<()> {
+        if self.unsure && !self.garbage.is_empty() {
+            step("sync the folder", &self.folder, || disk.sync_folder(&self.folder))?;
+            self.unsure = false;
+        }
         let mut problem = None;
         self.garbage.retain(|path| match step("remove", path, || disk.remove(path)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 use super::{
     Applied, Change, OpenError, Opened, SavedState, Store, StoreError,
     change::Content,
-    disk::{beside, make_private},
+    disk::{RealDisk, beside, make_private},
     json::{self, ended},
     lock::{FileLock, LockError},
     transfer::{AtRest, Counts},
@@ -75,7 +75,7 @@ impl SqliteStore {
     /// Locks and loads `file`, which is made where it is missing, with the content of the `json:` store in `import` where that is there.
     pub(super) fn open(file: &Path, import: Option<&Path>, granted_until: u64, retry: Duration) -> Opened<Self> {
         let failed = |source| OpenError::Io { file: file.to_owned(), source };
-        let target = json::resolve(file).map_err(failed)?;
+        let target = json::resolve(&RealDisk, file).map_err(failed)?;
         let lock = FileLock::acquire("store", &target, beside(&target, ".lock"))?;
         let read = || check::read(&target, |_, _| {});
         let found = match read()? {
@@ -99,6 +99,8 @@ impl SqliteStore {
                 _ => {}
             }
         }
+        // Left by a host that was killed: its end may not be durable yet, and nothing is answered on it before it is.
+        let unsettled = beside(&target, "-wal").metadata().is_ok_and(|log| log.len() > 0);
         let db = connect(&target, found.version).map_err(|error| failed(check::io_error(&error)))?;
         let tally = rows::Tally::read(&db).map_err(|error| failed(check::io_error(&error)))?;
         if tally != found.tally {
@@ -109,7 +111,7 @@ impl SqliteStore {
         }
         let loaded = found.content.loaded();
         let trouble = Trouble::default();
-        let writer = Writer::new(db, found.content, tally, Arc::clone(&trouble), retry, lock);
+        let writer = Writer::new(db, found.content, tally, Arc::clone(&trouble), unsettled, retry, lock);
         let (queue, work) = mpsc::channel();
         let writer = thread::Builder::new().name("store".into()).spawn(move || writer.run(&work)).map_err(failed)?;
         Ok((Self { queue, trouble, writer }, loaded))

@@ -244,3 +244,14 @@ fn links_are_followed_and_only_the_owner_may_read() {
     wait(store.shutdown());
     assert!(real.exists() && !beside(&real, "-wal").exists(), "all of the log is in the database");
 }
+
+#[test]
+fn what_changes_nothing_after_a_kill_is_answered_once_the_log_is_durable() {
+    let (_folder, file) = Bench::new(NEVER).killed();
+    let log = || fs::metadata(beside(&file, "-wal")).unwrap().len();
+    let (store, _) = open_file(&file).unwrap();
+    assert_ne!(log(), 0);
+    wait(store.apply(join("1", "a", 10))).unwrap();
+    // Written once more with all before it, and then taken into the database.
+    assert_eq!(log(), 0);
+}

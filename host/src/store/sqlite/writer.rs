@@ -35,7 +35,8 @@ pub(super) struct Writer {
     /// As it is in the database.
     tally: Tally,
     trouble: Trouble,
-    /// A commit failed: what it was to write may be in the log, where a start would find it, until a later one takes its place there.
+    /// A commit failed: what it was to write may be in the log, where a start would find it, until a later one takes its place there. Or the log is
+    /// of a host that was killed, and may not be durable.
     unsettled: bool,
     /// Whether what failed took place all the same is still to be found out.
     doubt: bool,
@@ -59,8 +60,16 @@ impl Concerned {
 }
 
 impl Writer {
-    pub(super) fn new(db: Connection, content: Content, tally: Tally, trouble: Trouble, retry: Duration, lock: FileLock) -> Self {
-        Self { content, db, tally, trouble, unsettled: false, doubt: false, retry, _lock: lock }
+    pub(super) fn new(
+        db: Connection,
+        content: Content,
+        tally: Tally,
+        trouble: Trouble,
+        unsettled: bool,
+        retry: Duration,
+        lock: FileLock,
+    ) -> Self {
+        Self { content, db, tally, trouble, unsettled, doubt: false, retry, _lock: lock }
     }
 
     pub(super) fn run(mut self, queue: &mpsc::Receiver<Work>) {

@@ -11,6 +11,14 @@ struct Echo {
     /// What it was told of the link, in order.
     links: Vec<&'static str>,
     requests: u64,
+    kept: u32,
+}
+
+/// What it keeps: a number, and that number in so many bytes more, which shows a state that is not whole.
+#[derive(Deserialize, JsonSchema)]
+struct Keep {
+    number: u32,
+    bytes: usize,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -43,7 +51,16 @@ impl Conductor for Echo {
 
     async fn create(session: &Session, (): ()) -> Result<Self> {
         tracing::info!(type_name = session.type_name(), "created");
-        Ok(Self { heard: Vec::new(), links: Vec::new(), requests: 0 })
+        Ok(Self { heard: Vec::new(), links: Vec::new(), requests: 0, kept: 0 })
+    }
+
+    async fn restore(session: &Session, (): (), saved: Saved) -> Result<Self> {
+        let (number, filler) = saved.bytes().split_first_chunk().ok_or_else(|| Error::new("no number was saved"))?;
+        let kept = u32::from_le_bytes(*number);
+        if filler.iter().any(|byte| *byte != number[0]) {
+            return Err(Error::new(format!("half of what was saved is not of {kept}")));
+        }
+        Ok(Self { kept, ..Self::create(session, ()).await? })
     }
 
     fn methods() -> Methods<Self> {
@@ -59,6 +76,8 @@ impl Conductor for Echo {
             .on("wait", Self::wait)
             .on("wait_for", Self::wait_for)
             .on("spawn", Self::spawn)
+            .on("keep", Self::keep)
+            .on("kept", Self::kept)
             .on("close", Self::close_session)
     }
 
@@ -155,6 +174,20 @@ impl Echo {
             Ok(())
         })?;
         Ok(())
+    }
+
+    /// Answers once it is durable.
+    async fn keep(&mut self, session: &Session, keep: Keep) -> Result<()> {
+        let mut bytes = keep.number.to_le_bytes().to_vec();
+        bytes.resize(bytes.len() + keep.bytes, bytes[0]);
+        session.save_bytes(bytes).await?;
+        self.kept = keep.number;
+        Ok(())
+    }
+
+    /// The number that was kept last; 0 where there is none.
+    async fn kept(&mut self, _: &Session, (): ()) -> Result<u32> {
+        Ok(self.kept)
     }
 
     async fn close_session(&mut self, session: &Session, (): ()) -> Result<()> {

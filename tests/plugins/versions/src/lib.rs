@@ -2,6 +2,8 @@
 //! file: so one build makes as many versions as there are words.
 #![forbid(unsafe_code)]
 
+mod lasting;
+
 use std::{
     hint::black_box,
     sync::{Mutex, PoisonError},
@@ -10,8 +12,8 @@ use std::{
 
 use conductor_sdk::prelude::*;
 
-/// The word. `broken` makes no conductor out of saved state, `hopeless` none at all; `panicking` panics where `broken` fails; `slow` never ends
-/// making one.
+/// The word. `hopeless` makes no conductor; `broken` makes none and changes its session first, as `eager` does, which makes one; `panicking`
+/// panics where it is to restore; `slow` never ends restoring.
 #[used]
 static VERSION: [u8; 28] = *b"plugin-version=one          ";
 
@@ -37,6 +39,18 @@ impl Drop for TellsItsDrop {
 
 static LENT: Mutex<Option<Session>> = Mutex::new(None);
 
+/// Changes all that a conductor can change about itself; what it has saved last.
+async fn begin(session: &Session) -> Result<u32> {
+    session.save(&998).await?;
+    session.set_labels([("made_by", version())]).await?;
+    session.lock_joining(true).await?;
+    session.once("begun", Duration::from_millis(1)).await?;
+    session.once("called off", Duration::from_millis(1)).await?;
+    session.cancel_timer("called off").await?;
+    session.save(&999).await?;
+    Ok(999)
+}
+
 /// Counts what it is asked to count.
 struct Counter {
     count: u32,
@@ -47,11 +61,12 @@ struct Counter {
 impl Conductor for Counter {
     type Config = Config;
 
-    async fn create(_: &Session, config: Config) -> Result<Self> {
-        if version() == "hopeless" {
+    async fn create(session: &Session, config: Config) -> Result<Self> {
+        let count = if ["broken", "eager"].contains(&version()) { begin(session).await? } else { 0 };
+        if ["broken", "hopeless"].contains(&version()) {
             return Err(Error::new("this version makes no conductor"));
         }
-        Ok(Self { count: 0, ticks: 0, name: config.name })
+        Ok(Self { count, ticks: 0, name: config.name })
     }
 
     async fn restore(session: &Session, config: Config, saved: Saved) -> Result<Self> {
@@ -179,19 +194,30 @@ impl Conductor for Deaf {
     }
 }
 
-/// Made at its first event.
-struct Lazy;
+/// Made at its first event; says when it is closed, and what it knows then.
+struct Lazy {
+    kept: u32,
+}
 
 impl Conductor for Lazy {
     type Config = ();
     const LAZY: bool = true;
 
     async fn create(_: &Session, (): ()) -> Result<Self> {
-        Ok(Self)
+        Ok(Self { kept: 0 })
+    }
+
+    async fn restore(_: &Session, (): (), saved: Saved) -> Result<Self> {
+        Ok(Self { kept: saved.parse()? })
     }
 
     fn methods() -> Methods<Self> {
-        Methods::new().on("version", Self::version)
+        Methods::new().on("version", Self::version).on("keep", Self::keep)
+    }
+
+    async fn close(&mut self, _: &Session, reason: CloseReason) -> Result<()> {
+        tracing::info!("the lazy one that kept {} closes: {reason:?}", self.kept);
+        Ok(())
     }
 }
 
@@ -199,6 +225,18 @@ impl Lazy {
     async fn version(&mut self, _: &Session, (): ()) -> Result<&'static str> {
         Ok(version())
     }
+
+    async fn keep(&mut self, session: &Session, kept: u32) -> Result<()> {
+        self.kept = kept;
+        session.save(&kept).await
+    }
 }
 
-export_conductors! { "counter" => Counter, "deaf" => Deaf, "lazy" => Lazy }
+export_conductors! {
+    "counter" => Counter,
+    "deaf" => Deaf,
+    "lazy" => Lazy,
+    "lasting" => lasting::Lasting,
+    "lasting_lazy" => lasting::LastingLazy,
+    "doorkeeper" => lasting::Doorkeeper,
+}

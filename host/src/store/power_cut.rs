@@ -1,0 +1,510 @@
+//! Every point at which the power can go while the JSON store writes. kill -9 shows no missing sync, so this disk keeps account of what was
+//! synced: production's code runs on it, and at each of its operations the disk is built as a power cut could leave it, and opened.
+//!
+//! The account is a pessimist's: a file has the content of its last sync, and of what was written since all, half or nothing; a name is in its folder
+//! as at the folder's last sync, and each later change of a name has happened or not, whatever came before or after it.
+
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{self, Write},
+    mem,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+
+use super::{
+    Applied, Change, Loaded, SavedState, Store, StoreError, StoredSession,
+    contract::{id, join, save, saved, session, wait},
+    disk::{Disk, RealDisk},
+    json::JsonStore,
+    model::names,
+};
+
+/// What happened to the disk, in order; paths from its top on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Event {
+    /// A new file, by its number.
+    Create(PathBuf, usize),
+    Write(usize, Vec<u8>),
+    Sync(usize),
+    Rename(PathBuf, PathBuf),
+    Remove(PathBuf),
+    MakeFolder(PathBuf),
+    SyncFolder(PathBuf),
+    /// Not the disk's: the change of this number was acknowledged.
+    Acknowledged(usize),
+    /// It was refused.
+    Refused(usize),
+}
+
+/// Changes that were asked for: number and answer.
+type Asked = Vec<(usize, BoxFuture<'static, Applied>)>;
+
+#[derive(Default)]
+struct Account {
+    events: Vec<Event>,
+    files: usize,
+    asked: Asked,
+    /// The folder whose next sync fails, from the top on.
+    fails: Option<PathBuf>,
+}
+
+impl Account {
+    /// Notes who was answered before that what comes now.
+    fn look(&mut self) {
+        let Self { events, asked, .. } = self;
+        asked.retain_mut(|(number, answer)| match answer.now_or_never() {
+            None => true,
+            Some(answer) => {
+                events.push(match answer {
+                    Ok(_) => Event::Acknowledged(*number),
+                    Err(StoreError::Write(_)) => Event::Refused(*number),
+                    Err(error) => panic!("change {number}: {error}"),
+                });
+                false
+            }
+        });
+    }
+}
+
+/// The real disk below `top`, with an account of what is done to it. Clones share it.
+#[derive(Clone)]
+struct Watched {
+    top: PathBuf,
+    account: Arc<Mutex<Account>>,
+}
+
+impl Watched {
+    fn inside(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(&self.top).expect("below the top").to_owned()
+    }
+
+    /// Before it is done: so the answer to an earlier change stands before it.
+    fn begin(&self, event: impl FnOnce(&mut Account) -> Event) {
+        let mut account = self.account.lock().unwrap();
+        account.look();
+        let event = event(&mut account);
+        account.events.push(event);
+    }
+
+    /// Queues these changes at once, and returns when all are answered.
+    fn ask(&self, store: &JsonStore, changes: impl IntoIterator<Item = (usize, Change)>) {
+        {
+            // The writer waits for this before its first step.
+            let mut account = self.account.lock().unwrap();
+            let asked: Asked = changes.into_iter().map(|(number, change)| (number, store.apply(change))).collect();
+            account.asked = asked;
+        }
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let mut account = self.account.lock().unwrap();
+            account.look();
+            if account.asked.is_empty() {
+                return;
+            }
+            drop(account);
+            assert!(Instant::now() < end, "no answer within a minute");
+            thread::yield_now();
+        }
+    }
+}
+
+struct WatchedFile {
+    file: File,
+    number: usize,
+    disk: Watched,
+}
+
+impl Write for WatchedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.disk.begin(|_| Event::Write(self.number, bytes.to_owned()));
+        self.file.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Disk for Watched {
+    type File = WatchedFile;
+
+    fn create(&self, path: &Path) -> io::Result<WatchedFile> {
+        if path.symlink_metadata().is_ok() {
+            self.begin(|_| Event::Remove(self.inside(path)));
+        }
+        let file = RealDisk.create(path)?;
+        let number = Cell::new(0);
+        self.begin(|account| {
+            account.files += 1;
+            number.set(account.files);
+            Event::Create(self.inside(path), account.files)
+        });
+        Ok(WatchedFile { file, number: number.get(), disk: self.clone() })
+    }
+
+    fn sync(&self, file: &mut WatchedFile) -> io::Result<()> {
+        // The account is all that counts here.
+        self.begin(|_| Event::Sync(file.number));
+        file.file.flush()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.begin(|_| Event::Rename(self.inside(from), self.inside(to)));
+        RealDisk.rename(from, to)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        let folder = self.inside(folder);
+        let fails = self.account.lock().unwrap().fails.take_if(|failing| *failing == folder);
+        if fails.is_some() {
+            return Err(io::Error::other("as ordered"));
+        }
+        self.begin(|_| Event::SyncFolder(folder));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        if path.symlink_metadata().is_ok() {
+            self.begin(|_| Event::Remove(self.inside(path)));
+        }
+        RealDisk.remove(path)
+    }
+
+    fn make_folder(&self, folder: &Path) -> io::Result<()> {
+        if !folder.exists() {
+            self.begin(|_| Event::MakeFolder(self.inside(folder)));
+        }
+        RealDisk.make_folder(folder)
+    }
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    File(usize),
+    Folder,
+}
+
+/// One change of names that may be lost: what each becomes.
+type Step = Vec<(PathBuf, Option<Entry>)>;
+
+/// The disk as the account says, at one moment.
+#[derive(Clone, Default)]
+struct Reckoned {
+    /// As programs see it.
+    now: BTreeMap<PathBuf, Entry>,
+    /// As it is certain to be after a power cut.
+    certain: BTreeMap<PathBuf, Entry>,
+    /// What may be, in order.
+    pending: Vec<Step>,
+    /// Of each file: what was written, and how much of it is synced.
+    files: BTreeMap<usize, (Vec<u8>, usize)>,
+}
+
+/// How much of what was not synced is there.
+#[derive(Clone, Copy, Debug)]
+enum Unsynced {
+    Nothing,
+    Half,
+    All,
+}
+
+impl Reckoned {
+    fn apply(&mut self, event: &Event) {
+        let step = match event {
+            Event::Create(path, number) => {
+                self.files.insert(*number, Default::default());
+                vec![(path.clone(), Some(Entry::File(*number)))]
+            }
+            Event::Write(number, bytes) => {
+                self.files.get_mut(number).unwrap().0.extend(bytes);
+                return;
+            }
+            Event::Sync(number) => {
+                let (content, synced) = self.files.get_mut(number).unwrap();
+                *synced = content.len();
+                return;
+            }
+            Event::Rename(from, to) => vec![(from.clone(), None), (to.clone(), Some(self.now[from]))],
+            Event::Remove(path) => vec![(path.clone(), None)],
+            Event::MakeFolder(path) => vec![(path.clone(), Some(Entry::Folder))],
+            Event::SyncFolder(folder) => {
+                let (synced, pending): (Vec<Step>, _) =
+                    mem::take(&mut self.pending).into_iter().partition(|step| step[0].0.parent() == Some(folder));
+                self.pending = pending;
+                for step in synced {
+                    put(&mut self.certain, &step);
+                }
+                return;
+            }
+            Event::Acknowledged(_) | Event::Refused(_) => return,
+        };
+        put(&mut self.now, &step);
+        self.pending.push(step);
+    }
+
+    /// All that a power cut may leave: paths with content, and nothing for a folder.
+    fn left(&self) -> BTreeSet<BTreeMap<PathBuf, Option<Vec<u8>>>> {
+        assert!(self.pending.len() <= 8, "too much is pending to look at each: {:?}", self.pending);
+        let happened = 0..1_u32 << self.pending.len();
+        let all =
+            happened.flat_map(|happened| [Unsynced::Nothing, Unsynced::Half, Unsynced::All].map(|unsynced| self.image(happened, unsynced)));
+        all.collect()
+    }
+
+    fn image(&self, happened: u32, unsynced: Unsynced) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+        let mut names = self.certain.clone();
+        for (_, step) in self.pending.iter().enumerate().filter(|(at, _)| happened & (1 << at) != 0) {
+            put(&mut names, step);
+        }
+        let reached =
+            |path: &Path| path.ancestors().skip(1).all(|above| above == Path::new("") || names.get(above) == Some(&Entry::Folder));
+        let content = |entry: Entry| match entry {
+            Entry::Folder => None,
+            Entry::File(number) => {
+                let (content, synced) = &self.files[&number];
+                let end = match unsynced {
+                    Unsynced::Nothing => *synced,
+                    Unsynced::Half => synced.midpoint(content.len()),
+                    Unsynced::All => content.len(),
+                };
+                Some(content[..end].to_owned())
+            }
+        };
+        names.iter().filter(|(path, _)| reached(path)).map(|(path, entry)| (path.clone(), content(*entry))).collect()
+    }
+}
+
+fn put(names: &mut BTreeMap<PathBuf, Entry>, step: &Step) {
+    for (path, entry) in step {
+        match entry {
+            Some(entry) => names.insert(path.clone(), *entry),
+            None => names.remove(path),
+        };
+    }
+}
+
+/// Where the store's file is, from the top on: its folder is made by the store.
+const FILE: &str = "kept/sessions.json";
+
+fn open(disk: &Watched) -> (JsonStore, Loaded) {
+    JsonStore::open(&disk.top.join(FILE), 0, Duration::from_secs(3600), disk.clone()).unwrap()
+}
+
+/// A session as it must be found: its clients and its state.
+type Seen = (Vec<String>, Option<SavedState>);
+
+/// Where there is no session, and its id rests.
+fn rests(until: u64) -> Seen {
+    (vec![format!("rests until {until}")], None)
+}
+
+/// What must be found of each session.
+type Expected = BTreeMap<&'static str, Option<Seen>>;
+
+/// The folder whose sync fails, and changes: of which session, and what is left of the session then.
+type Scene = (Option<&'static str>, Vec<(Change, &'static str, Option<Seen>)>);
+
+/// As one is made that much later, when the tokens that end at 5 are over.
+fn made(number: &str, later: u64) -> Change {
+    let mut made = StoredSession::clone(&session(number));
+    made.created_at += later;
+    Change::Create(made.into())
+}
+
+/// Scenes with all kinds of writes; the changes of one are asked for at once, and each is of another session.
+fn scenes() -> Vec<Scene> {
+    let one = |change, number, clients: &[&str], state: Option<&SavedState>| {
+        vec![(change, number, Some((clients.iter().map(ToString::to_string).collect(), state.cloned())))]
+    };
+    let gone = |number: &'static str| vec![(Change::Close(id(number)), number, None)];
+    // More than one buffer, so that it comes in several writes.
+    let [a, b, c] = [saved(1, "first"), saved(2, vec![7; 150_000]), saved(3, "third")];
+    let joined = |number: &'static str, client| join(number, client, 5);
+    let fine = |changes: Vec<_>| (None, changes);
+    vec![
+        fine(one(made("1", 1), "1", &[], None)),
+        fine(one(joined("1", "x"), "1", &["x"], None)),
+        fine(one(save("1", a.clone()), "1", &["x"], Some(&a))),
+        fine(one(made("2", 2), "2", &[], None)),
+        fine(one(save("1", b.clone()), "1", &["x"], Some(&b))),
+        fine([one(save("1", c.clone()), "1", &["x"], Some(&c)), one(save("2", b.clone()), "2", &[], Some(&b))].concat()),
+        // Refused, and so it is not there once that is said.
+        (Some("kept"), one(joined("1", "z"), "1", &["x", "z"], Some(&c))),
+        (Some("kept/sessions.json.state"), one(save("1", a.clone()), "1", &["x"], Some(&a))),
+        fine([one(joined("1", "y"), "1", &["x", "y"], Some(&c)), gone("2"), one(made("3", 3), "3", &[], None)].concat()),
+        fine(gone("1")),
+        // The same id again: what was saved for the session before is not its own.
+        fine(one(made("1", 4), "1", &[], None)),
+        fine(one(save("3", a.clone()), "3", &[], Some(&a))),
+        fine(one(save("1", b.clone()), "1", &[], Some(&b))),
+        fine(gone("3")),
+        fine(one(made("3", 5), "3", &[], None)),
+        fine(one(join("3", "x", 1 << 40), "3", &["x"], None)),
+        fine(vec![(Change::Close(id("3")), "3", Some(rests(1 << 40)))]),
+    ]
+}
+
+/// Plays scenes; what each of their changes, by number, was to make of its session.
+fn play(disk: &Watched, store: &JsonStore, scenes: Vec<Scene>) -> Vec<(&'static str, Option<Seen>)> {
+    let mut outcomes = Vec::new();
+    for (fails, scene) in scenes {
+        let first = outcomes.len();
+        disk.account.lock().unwrap().fails = fails.map(PathBuf::from);
+        let (changes, made): (Vec<_>, Vec<_>) = scene.into_iter().map(|(change, number, seen)| (change, (number, seen))).unzip();
+        outcomes.extend(made);
+        disk.ask(store, changes.into_iter().enumerate().map(|(at, change)| (first + at, change)));
+    }
+    outcomes
+}
+
+fn watched(top: &Path) -> Watched {
+    Watched { top: top.canonicalize().unwrap(), account: Arc::default() }
+}
+
+fn end(store: JsonStore, disk: &Watched) -> Vec<Event> {
+    wait(store.shutdown());
+    disk.account.lock().unwrap().events.clone()
+}
+
+/// What a start finds on a disk that was left so.
+fn found(left: &BTreeMap<PathBuf, Option<Vec<u8>>>) -> BTreeMap<String, Seen> {
+    let folder = tempfile::tempdir().unwrap();
+    lay(left, folder.path());
+    let (store, loaded) = open(&watched(folder.path()));
+    let seen = |session: &StoredSession| {
+        let clients = names(session).into_iter().map(|(client, _)| client).collect();
+        (session.id.to_string(), (clients, wait(store.state(session.id)).unwrap()))
+    };
+    let resting = loaded.resting.iter().filter(|(_, until)| *until > 5).map(|(id, until)| (id.to_string(), rests(*until)));
+    loaded.sessions.iter().map(|session| seen(session)).chain(resting).collect()
+}
+
+fn lay(left: &BTreeMap<PathBuf, Option<Vec<u8>>>, folder: &Path) {
+    for (path, content) in left {
+        let path = folder.join(path);
+        match content {
+            // In the order of their paths, so the one above comes first.
+            None => fs::create_dir(path).unwrap(),
+            Some(content) => fs::write(path, content).unwrap(),
+        }
+    }
+}
+
+/// What is to be found after the events up to a point: by session, as acknowledged, and as it may be besides.
+fn expected(events: &[Event], outcomes: &[(&'static str, Option<Seen>)]) -> (Expected, Expected) {
+    let has = |event| events.contains(&event);
+    let (mut certain, mut possible) = (Expected::new(), Expected::new());
+    for (number, (session, seen)) in outcomes.iter().enumerate() {
+        if has(Event::Acknowledged(number)) {
+            certain.insert(session, seen.clone());
+        } else if !has(Event::Refused(number)) {
+            // The first that is not answered is the one under way.
+            possible.entry(session).or_insert_with(|| seen.clone());
+        }
+    }
+    (certain, possible)
+}
+
+fn check(found: &BTreeMap<String, Seen>, (certain, possible): &(Expected, Expected), what: &str) {
+    for session in ["1", "2", "3"] {
+        let (seen, acknowledged) = (found.get(session), certain.get(session).and_then(Option::as_ref));
+        let under_way = possible.get(session).map(Option::as_ref);
+        assert!(
+            seen == acknowledged || Some(seen) == under_way,
+            "{what}: session {session}: {seen:?}, acknowledged {acknowledged:?}, or {under_way:?}"
+        );
+    }
+    assert!(found.keys().all(|number| ["1", "2", "3"].contains(&&**number)), "{what}: {found:?}");
+}
+
+#[test]
+fn what_was_acknowledged_is_there_wherever_the_power_goes() {
+    let top = tempfile::tempdir().unwrap();
+    let disk = watched(top.path());
+    let (store, _) = open(&disk);
+    let outcomes = play(&disk, &store, scenes());
+    let events = end(store, &disk);
+    let (mut reckoned, mut images, mut both) = (Reckoned::default(), 0, 0);
+    for point in 0..=events.len() {
+        if let Some(last) = point.checked_sub(1) {
+            reckoned.apply(&events[last]);
+        }
+        let expected = expected(&events[..point], &outcomes);
+        let left = reckoned.left();
+        images += left.len();
+        let all: BTreeSet<_> = left
+            .iter()
+            .map(|left| {
+                let found = found(left);
+                check(&found, &expected, &format!("before {:?}", events.get(point)));
+                found.into_iter().map(|(number, (clients, state))| (number, clients, state.map(|state| state.version))).collect::<Vec<_>>()
+            })
+            .collect();
+        both += usize::from(all.len() > 1);
+    }
+    let count = |of: fn(&Event) -> bool| events.iter().filter(|event| of(event)).count();
+    let (done, refused) = (count(|event| matches!(event, Event::Acknowledged(_))), count(|event| matches!(event, Event::Refused(_))));
+    assert_eq!((done + refused, refused), (outcomes.len(), 2));
+    // Enough to be believed: points, disks that a power cut may leave, and points after which there may be the one or the other.
+    assert!(events.len() > 100 && images > 300 && both > done / 2, "{} points, {images} images, {both} undecided", events.len());
+}
+
+#[test]
+fn what_is_acknowledged_after_a_kill_is_there_after_a_power_cut() {
+    let top = tempfile::tempdir().unwrap();
+    let disk = watched(top.path());
+    let (store, _) = open(&disk);
+    let outcomes = play(&disk, &store, scenes());
+    let events = end(store, &disk);
+    let mut killed = Reckoned::default();
+    for point in 0..=events.len() {
+        match point.checked_sub(1).map(|last| &events[last]) {
+            None => {}
+            Some(Event::Acknowledged(_) | Event::Refused(_)) => continue,
+            Some(last) => killed.apply(last),
+        }
+        // The program that comes next sees all of it, which says nothing of a power cut.
+        let again = tempfile::tempdir().unwrap();
+        lay(&killed.image((1 << killed.pending.len()) - 1, Unsynced::All), again.path());
+        let disk = watched(again.path());
+        disk.account.lock().unwrap().files = killed.files.len();
+        let (store, loaded) = open(&disk);
+        // Nothing changes by this; all the same it is acknowledged, and so it has to be there from then on.
+        let clients = |session: &StoredSession| names(session).into_iter().map(|(client, _)| client).collect::<Vec<_>>();
+        let joined: BTreeMap<_, _> = loaded.sessions.iter().map(|session| (session.id.to_string(), clients(session))).collect();
+        let rejoin = |session: &StoredSession| {
+            names(session).into_iter().map(|(client, until)| join(&session.id.to_string(), &client, until)).collect::<Vec<_>>()
+        };
+        disk.ask(&store, loaded.sessions.iter().flat_map(|session| rejoin(session)).enumerate());
+        let before = disk.account.lock().unwrap().events.len();
+        for (number, change) in [made("9", 9), save("9", saved(9, "again"))].into_iter().enumerate() {
+            disk.ask(&store, [(number, change)]);
+        }
+        let events_after = end(store, &disk);
+        let mut cut = killed.clone();
+        for end in [before, events_after.len()] {
+            let from = if end == before { 0 } else { before };
+            events_after[from..end].iter().for_each(|event| cut.apply(event));
+            let expected = expected(&events[..point], &outcomes);
+            for left in cut.left() {
+                let mut found = found(&left);
+                let again = found.remove("9");
+                assert!(end == before || again == Some((Vec::new(), Some(saved(9, "again")))), "before {:?}: {again:?}", events.get(point));
+                check(&found, &expected, &format!("killed before {:?}", events.get(point)));
+                for (number, clients) in joined.iter().filter(|(_, clients)| !clients.is_empty()) {
+                    let seen = found.get(number).map(|(clients, _)| clients);
+                    assert_eq!(seen, Some(clients), "killed before {:?}: session {number}", events.get(point));
+                }
+            }
+        }
+    }
+}
