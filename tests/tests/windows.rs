@@ -147,7 +147,7 @@ fn inspect_shows_a_dll_and_what_is_no_plugin_is_refused_in_words() {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let elf = maps.split_whitespace().find(|word| word.contains("/libc.so")).expect("this process has a libc");
     for (file, words) in [
-        (place("half.dll", &whole[..whole.len() / 2]), "the file is cut short or damaged ("),
+        (place("cut.dll", &whole[..whole.len() / 3]), "the file is cut short or damaged ("),
         (place("start.dll", &whole[..100]), "this is a program for MS-DOS, or a Windows library that is cut short, not a shared library"),
         (place("linux.dll", &fs::read(elf).unwrap()), "this is a Linux library (x86-64), but this host needs a Windows DLL (x86-64)"),
         (artefacts::folder().join("bcryptprimitives.dll"), "this is a shared library, but not a plugin: it exports no usable symbol"),
