@@ -6,6 +6,8 @@
 mod change;
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod damage;
 mod disk;
 #[cfg(test)]
 mod faults;

@@ -13,17 +13,20 @@
 //! }
 //! ```
 //! Behind these come the keys of [`extra`], and last those that this version does not know. Behind the sessions is, where there are any,
-//! `"resting": {"654321": 1735776000}`: ids that rest, and until when.
+//! `"resting": {"654321": 1735776000}`: ids that rest, and until when. The last key is the [`sum`].
 //!
 //! Reading is strict where the meaning would be a guess, and its messages show no value: one may be a pin.
 
 mod extra;
+mod sum;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::HashSet,
-    fmt, io, mem,
+    fmt,
+    io::{self, Write as _},
+    mem,
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
@@ -41,12 +44,16 @@ use super::super::{
     resting::Resting,
 };
 use crate::sessions::{Pin, SessionId};
+use sum::{SUM, Summed};
 
 /// The keys that a session can have always, in the order they are written.
 const KEYS: [&str; 6] = ["id", "pin", "type", "clients", "created_at", "expires"];
 
 /// The key behind the sessions.
 const RESTING: &str = "resting";
+
+/// Bytes that are summed up at once.
+const CHUNK: usize = 16 * 1024;
 
 /// The last moment that RFC 3339 can say, in milliseconds since the Unix epoch.
 const LAST_TIME: u64 = 253_402_300_799_999;
@@ -69,7 +76,7 @@ pub(in crate::store) fn parse_all(bytes: &[u8], granted_until: u64) -> Result<Co
     }
 }
 
-fn read(bytes: &[u8], granted_until: u64, problems: Option<&mut Vec<String>>) -> Result<Content, String> {
+fn read(bytes: &[u8], granted_until: u64, mut problems: Option<&mut Vec<String>>) -> Result<Content, String> {
     if bytes.starts_with("\u{feff}".as_bytes()) {
         return Err("line 1: it begins with a byte order mark; save it as UTF-8 without one".into());
     }
@@ -79,9 +86,15 @@ fn read(bytes: &[u8], granted_until: u64, problems: Option<&mut Vec<String>>) ->
         Some(_) => return Err("line 1: expected a JSON object of sessions, which begins with `{`".into()),
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let file = File { granted_until, types: HashSet::new(), problems };
-    let content = json.deserialize_map(file).map_err(|error| error.to_string())?;
+    let file = File { granted_until, types: HashSet::new(), problems: problems.as_deref_mut() };
+    let (content, sum) = json.deserialize_map(file).map_err(|error| error.to_string())?;
     json.end().map_err(|error| format!("something follows the JSON object: {error}"))?;
+    if let Some(Err(problem)) = sum.map(|sum| sum::check(bytes, &sum)) {
+        match problems {
+            Some(problems) => problems.push(problem),
+            None => return Err(problem),
+        }
+    }
     Ok(content)
 }
 
@@ -114,14 +127,15 @@ struct File<'a> {
 }
 
 impl<'de> Visitor<'de> for File<'_> {
-    type Value = Content;
+    /// What it says, and its sum.
+    type Value = (Content, Option<String>);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object of sessions")
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut object: A) -> Result<Content, A::Error> {
-        let (mut sessions, mut resting) = (Sessions::new(), None);
+    fn visit_map<A: MapAccess<'de>>(mut self, mut object: A) -> Result<Self::Value, A::Error> {
+        let (mut sessions, mut resting, mut sum) = (Sessions::new(), None, None);
         while let Some(key) = object.next_key::<String>()? {
             if key == RESTING {
                 let value = object.next_value_seed(Strict)?;
@@ -131,6 +145,14 @@ impl<'de> Visitor<'de> for File<'_> {
                         self.refuse(format!("its {key:?} is not an object of session ids, each with a whole number of seconds"))?
                     }
                     (None, read) => resting = read,
+                }
+                continue;
+            }
+            if key == SUM {
+                match (&sum, object.next_value_seed(Strict)?) {
+                    (Some(_), _) => self.refuse(format!("the key {key:?} is there twice"))?,
+                    (None, Value::String(text)) => sum = Some(text),
+                    (None, _) => self.refuse(format!("its {key:?} is not a string; if you have edited the file, delete that key"))?,
                 }
                 continue;
             }
@@ -154,7 +176,7 @@ impl<'de> Visitor<'de> for File<'_> {
         let mut resting = resting.unwrap_or_default();
         // Nothing is made of a session that is there: what its id was before is over, or somebody has edited the file.
         resting.retain(|(id, _)| !sessions.contains_key(id));
-        Ok(Content { sessions, resting: resting.into_iter().collect() })
+        Ok((Content { sessions, resting: resting.into_iter().collect() }, sum))
     }
 }
 
@@ -303,8 +325,9 @@ impl<'de> Visitor<'de> for Strict {
 
 /// Writes all sessions in the order of their ids, so that the same sessions give the same bytes.
 pub(in crate::store) fn render(to: impl io::Write, content: &Content) -> io::Result<()> {
+    let mut to = io::BufWriter::with_capacity(CHUNK, Summed::new(to));
     let pretty = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    let mut json = serde_json::Serializer::with_formatter(to, pretty);
+    let mut json = serde_json::Serializer::with_formatter(&mut to, pretty);
     let mut object = json.serialize_map(None)?;
     for session in content.sessions.values() {
         SerializeMap::serialize_entry(&mut object, &format_args!("{}", session.id), &Fields(session))?;
@@ -312,7 +335,10 @@ pub(in crate::store) fn render(to: impl io::Write, content: &Content) -> io::Res
     if !content.resting.is_empty() {
         SerializeMap::serialize_entry(&mut object, RESTING, &Ends(&content.resting))?;
     }
-    Ok(SerializeMap::end(object)?)
+    // The end of the object is the sum's.
+    let comma = if content.sessions.is_empty() && content.resting.is_empty() { "" } else { "," };
+    write!(to, "{comma}\n    ")?;
+    to.into_inner().map_err(io::IntoInnerError::into_error)?.end()
 }
 
 struct Ends<'a>(&'a Resting);

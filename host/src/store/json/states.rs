@@ -293,5 +293,10 @@ fn hash(version: u32, bytes: &[u8]) -> String {
     let mut context = Context::new(&SHA256);
     context.update(format!("{version}\n").as_bytes());
     context.update(bytes);
+    hex(context)
+}
+
+/// What was summed up, in lower case hexadecimal digits.
+pub(super) fn hex(context: Context) -> String {
     context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

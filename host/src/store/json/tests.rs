@@ -1,5 +1,7 @@
 //! Writing: what is shared, in which order, and what a failing disk leaves behind.
 
+mod damage;
+
 use std::{
     fs,
     path::{Path, PathBuf},

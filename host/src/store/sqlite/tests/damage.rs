@@ -3,15 +3,7 @@
 use std::{collections::BTreeMap, thread};
 
 use super::*;
-use crate::store::json::format;
-
-/// All that a store holds.
-#[derive(Debug, Default, PartialEq)]
-struct All {
-    sessions: BTreeMap<String, String>,
-    resting: Vec<(SessionId, u64)>,
-    states: BTreeMap<String, SavedState>,
-}
+use crate::store::damage::{All, damages, places};
 
 /// The files beside each other; nothing where there is none.
 type Files = [Option<Vec<u8>>; 3];
@@ -34,8 +26,7 @@ fn found([file, log, shared]: &Files) -> Result<All, String> {
     let mut states = BTreeMap::new();
     let state = |id: SessionId, state| drop(states.insert(id.to_string(), state));
     let found = check::examine(file.clone().unwrap(), log.as_deref().unwrap_or_default(), shared.as_deref(), state)?;
-    let sessions = found.content.sessions.iter().map(|(id, session)| (id.to_string(), format::record(session).unwrap())).collect();
-    Ok(All { sessions, resting: found.content.resting.iter().collect(), states })
+    Ok(All::new(found.content.sessions.values(), found.content.resting.iter(), states))
 }
 
 /// What a real start answers: which sessions, and a state.
@@ -84,29 +75,18 @@ fn sample() -> Sample {
     Sample { before, all, killed, ended: files(&bench.file) }
 }
 
-/// Same in every run, and spread over all of it.
-fn places(count: usize, over: usize) -> impl Iterator<Item = usize> {
-    (0..count).map(move |n| n.wrapping_mul(0x9e37_79b9).wrapping_add(n / 7) % over)
-}
-
 /// Damages file `which` of `whole`, `count` times, by flips and by cuts in turn; gives how often a start was refused.
 fn damage(whole: &Files, which: usize, count: usize, full: usize, accepts: impl Fn(&All) -> bool + Sync) -> usize {
     let length = whole[which].as_ref().unwrap().len();
-    let places: Vec<_> = places(count, length * 8).collect();
+    let damages: Vec<_> = damages(count, length).collect();
     let half = |part: usize| {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("sessions.db");
         let mut refused = 0;
-        for (n, bit) in places.iter().enumerate().filter(|(n, _)| n % 2 == part) {
+        for (n, damage) in damages.iter().enumerate().filter(|(n, _)| n % 2 == part) {
             let mut damaged = whole.clone();
-            let content = damaged[which].as_mut().unwrap();
-            // One in five is a cut.
-            if n % 5 == 4 {
-                content.truncate(bit / 8)
-            } else {
-                content[bit / 8] ^= 1 << (bit % 8)
-            }
-            let what = format!("file {which}, {} of {length}, bit {}, cut: {}", bit / 8, bit % 8, n % 5 == 4);
+            damage.to(damaged[which].as_mut().unwrap());
+            let what = format!("file {which} of {length} bytes: {damage:?}");
             let found = found(&damaged);
             match &found {
                 Ok(all) => assert!(accepts(all), "{what}: {all:?}"),

@@ -28,6 +28,11 @@ fn written(content: &Content) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
+/// As somebody leaves it who edits it.
+fn without_sum(text: &str) -> String {
+    format!("{}\n}}", &text[..text.rfind(",\n    \"sum\"").unwrap()])
+}
+
 fn read(text: &str) -> Result<Option<Extra>, String> {
     Ok(parse(text.as_bytes(), 0)?.sessions[&id("1")].extra.as_deref().cloned())
 }
@@ -85,7 +90,7 @@ fn the_keys_stand_behind_the_others_and_before_the_unknown_ones() {
     }
 }"#;
     let text = written(&holding(everything(), &["phone"]));
-    assert!(text.ends_with(expected), "{text}");
+    assert!(without_sum(&text).ends_with(expected), "{text}");
     assert_eq!(read(&text), Ok(Some(everything())));
 }
 
@@ -95,13 +100,13 @@ fn what_says_nothing_is_not_kept() {
     let text = written(&holding(Extra::default(), &["phone"]));
     assert!(!text.contains("labels"));
     assert_eq!(read(&text), Ok(None));
-    let text = text.replacen("\"expires\"", &format!("{nothing}, \"expires\""), 1);
+    let text = without_sum(&text).replacen("\"expires\"", &format!("{nothing}, \"expires\""), 1);
     assert_eq!(read(&text), Ok(None));
 }
 
 #[test]
 fn what_would_be_a_guess_is_refused_without_its_value() {
-    let good = written(&holding(everything(), &["phone"]));
+    let good = without_sum(&written(&holding(everything(), &["phone"])));
     let with = |key: &str, value: &str| {
         let mut file: Value = serde_json::from_str(&good).unwrap();
         file["1"][key] = serde_json::from_str(value).unwrap();
