@@ -13,6 +13,7 @@ use std::{
 use conductor_tests::{
     Host, HostOptions, Session,
     host::{Ended, run},
+    until,
 };
 use serde_json::{Value, json};
 
@@ -217,6 +218,37 @@ fn ten_thousand_sessions_come_back_as_they_went_out() {
 }
 
 #[test]
+fn a_json_store_of_many_sessions_names_the_command_that_moves_them() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("state")).unwrap();
+    let session = |number| format!(r#""{number:06}": {{"id": "{number:06}", "pin": "1", "type": "default", "clients": []}}"#);
+    let sessions: Vec<_> = (0..999).map(session).collect();
+    fs::write(folder.path().join("state/sessions.json"), format!("{{{}}}", sessions.join(",\n"))).unwrap();
+    let (mut host, ended) = Host::try_start_in(folder, options("json:state/sessions.json"));
+    assert!(ended.is_none(), "{}", host.log());
+    let warnings = |host: &Host| -> Vec<String> {
+        host.log().lines().filter(|line| line.contains("a json: store writes all sessions at each change")).map(str::to_owned).collect()
+    };
+    // It counts before each change: so many were there before the join, and it said nothing.
+    let thousandth = host.create("default");
+    host.join(&thousandth, "phone");
+    assert_eq!(warnings(&host), [""; 0]);
+    let more = host.create("default");
+    until("the warning", || (!warnings(&host).is_empty()).then_some(()));
+    host.join(&more, "phone");
+    host.create("default");
+    host.stop();
+    let said = warnings(&host);
+    let [warning] = &said[..] else { panic!("once, and not {said:?}") };
+    // What it tells to run, run.
+    let command = warning.split('`').nth(1).unwrap_or_else(|| panic!("no command in {warning}"));
+    let words: Vec<_> = command.split_whitespace().filter(|word| !["--config", "SETTINGS"].contains(word)).collect();
+    assert!(words[0] == "conductor-host" && words.len() == 5, "{command}");
+    let said = well(conductor_host(host.folder(), &words[1..], Some("sqlite:state/sessions.db")));
+    assert_eq!(columns(&said, "sessions"), ["1002", "1002"], "{said}");
+}
+
+#[test]
 fn what_is_damaged_is_named_with_all_of_it_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("host.toml"), "").unwrap();
@@ -239,6 +271,11 @@ fn what_is_damaged_is_named_with_all_of_it_and_left_alone() {
         assert!(seen(folder.path()) == before);
     }
     let store = format!("json:{}", damaged.display());
+    // One problem hides no other, and the sum of what was edited is one.
+    let sum = format!("\"sum\": \"{}\"}}", "0".repeat(64));
+    fs::write(&damaged, text(["1", "2"]).replace("}}", &format!("}}, {sum}"))).unwrap();
+    let words = refused(conductor_host(folder.path(), &["store", "check"], Some(&store)));
+    assert!(words.contains("session 000002: its `pin`") && words.contains("its \"sum\" begins with 00000000"), "{words}");
     fs::write(&damaged, text(["1", "2"])).unwrap();
     let words = refused(conductor_host(folder.path(), &["store", "check"], Some(&store)));
     assert!(words.contains("session 000001: its `pin`") && words.contains("session 000002: its `pin`"), "{words}");

@@ -39,14 +39,6 @@ impl Medium {
         }
     }
 
-    /// The bits whose flips a host can tell in this file. Sessions as JSON are there for people to edit, so a digit in place of another one is taken for theirs.
-    fn flips(self, name: &Path) -> &'static [u8] {
-        match self {
-            Self::Json if !self.is_of_one_session(name) => &[7],
-            Self::Json | Self::Sqlite => &[0, 1, 2, 3, 4, 5, 6, 7],
-        }
-    }
-
     /// A host on this store, with the conductor that keeps what it is told to.
     fn options(self) -> HostOptions {
         let scheme = match self {
