@@ -5,7 +5,6 @@
 //! acknowledged. A write that fails refuses its changes and takes them back. What conductors save is beside FILE: see [`states`].
 
 pub(super) mod aside;
-pub(super) mod at_rest;
 pub(super) mod format;
 pub(super) mod states;
 #[cfg(test)]

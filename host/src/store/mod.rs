@@ -340,14 +340,6 @@ pub enum OpenError {
     /// A scheme that needs a file, without one.
     #[error("the store url `{0}:` names no file; write `{0}:FILE`, for example `sqlite:state/sessions.db` or `json:state/sessions.json`")]
     NoFile(&'static str),
-    /// A command wants a store at rest.
-    #[error("a store `memory:` ends with its host: there is nothing to read or to write; name one with `sqlite:FILE` or `json:FILE`")]
-    NothingAtRest,
-    /// A command wants to copy a store in use.
-    #[error(
-        "only a store `sqlite:FILE` needs a backup command: the file of a `json:` store, and the folder beside it, can be copied at any time"
-    )]
-    NoBackup,
     /// Another process works with this file, or its lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] lock::LockError),

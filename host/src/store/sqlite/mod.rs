@@ -15,7 +15,7 @@ mod wal;
 mod writer;
 
 use std::{
-    io,
+    io, iter,
     path::Path,
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread::{self, JoinHandle},
@@ -31,8 +31,8 @@ use super::{
     change::Content,
     disk::{RealDisk, beside, make_private},
     json::{self, ended},
-    lock::{FileLock, LockError},
-    transfer::{AtRest, Counts},
+    lock::FileLock,
+    stock::{self, Beside, Counts, Place, StockError},
 };
 use crate::sessions::SessionId;
 use writer::Writer;
@@ -77,7 +77,7 @@ impl SqliteStore {
         let failed = |source| OpenError::Io { file: file.to_owned(), source };
         let target = json::resolve(&RealDisk, file).map_err(failed)?;
         let lock = FileLock::acquire("store", &target, beside(&target, ".lock"))?;
-        let read = || check::read(&target, |_, _| {});
+        let read = || check::read(&target, |db, version| check::whole(db, version, |_, _| {}));
         let found = match read()? {
             Some(found) => {
                 if let Some(json) = import.filter(|json| json.exists()) {
@@ -88,7 +88,7 @@ impl SqliteStore {
             None => {
                 match import {
                     Some(json) => self::import(json, &target, granted_until)?,
-                    None => new::create(&target, &Content::default(), &mut std::iter::empty()).map_err(failed)?,
+                    None => new::create(&target, &Content::default(), &mut iter::empty()).map_err(failed)?,
                 }
                 read()?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?
             }
@@ -118,72 +118,21 @@ impl SqliteStore {
     }
 }
 
-/// Makes `target` of a `json:` store, which stays as it is.
+/// Makes `target` of a `json:` store, which stays as it is; without sessions where there is none.
 fn import(json: &Path, target: &Path, granted_until: u64) -> Result<(), OpenError> {
     let failed = |source| OpenError::Io { file: target.to_owned(), source };
-    let Some(at_rest) = json::at_rest::read(json, granted_until)? else {
-        return new::create(target, &Content::default(), &mut std::iter::empty()).map_err(failed);
+    let read = stock::read(&Place::Json(json.to_owned()), granted_until, Beside::NoHost);
+    let stock = match read.and_then(|stock| stock.whole().map(|()| stock)) {
+        Err(StockError::Missing(_)) => return new::create(target, &Content::default(), &mut iter::empty()).map_err(failed),
+        read => read.map_err(StockError::at_start)?,
     };
-    let Counts { sessions, resting, states } = at_rest.counts();
-    create(target, at_rest).map_err(failed)?;
+    new::create(target, &stock.content, &mut stock.states()).map_err(failed)?;
+    let Counts { sessions, saved: states, resting, .. } = stock.counts();
     tracing::info!(
         store = %target.display(), sessions, states, resting,
         "made the session store from {}, which is kept and not read any more", json.display()
     );
     Ok(())
-}
-
-/// Makes a new file, whole or not at all.
-pub(super) fn create(target: &Path, at_rest: AtRest) -> io::Result<()> {
-    let AtRest { sessions, resting, states } = at_rest;
-    let sessions = sessions.into_iter().map(|session| (session.id, session)).collect();
-    new::create(target, &Content { sessions, resting: resting.into_iter().collect() }, &mut states.into_iter().map(Ok))
-}
-
-/// What is in `target` while no host uses it; nothing where it is not there. Nothing is changed.
-pub(super) fn read_at_rest(file: &Path) -> Result<Option<AtRest>, OpenError> {
-    let failed = |source| OpenError::Io { file: file.to_owned(), source };
-    let target = match file.canonicalize() {
-        Ok(target) => target,
-        // One that is gone while its log is there is not one that never was.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => file.to_owned(),
-        Err(error) => return Err(failed(error)),
-    };
-    let _lock = FileLock::if_used("store", &target, beside(&target, ".lock"))?;
-    let mut states = Vec::new();
-    let found = check::read(&target, |id, state| states.push((id, state)))?;
-    Ok(found.map(|found| {
-        let loaded = found.content.loaded();
-        AtRest { sessions: loaded.sessions, resting: loaded.resting, states }
-    }))
-}
-
-/// Copies the database, whether a host works with it or not, into a new file, which is then looked at as at a start.
-pub(super) fn backup(file: &Path, to: &Path) -> Result<Counts, OpenError> {
-    let failed = |file: &Path, source| OpenError::Io { file: file.to_owned(), source };
-    match read_at_rest(file) {
-        Ok(Some(at_rest)) => create(to, at_rest).map_err(|source| failed(to, source))?,
-        Ok(None) => return Err(failed(file, io::ErrorKind::NotFound.into())),
-        Err(OpenError::Lock(LockError::Held { path, .. })) => {
-            new::put(to, |copy| copy_live(&path, copy).map_err(|error| check::io_error(&error))).map_err(|source| failed(to, source))?;
-        }
-        Err(error) => return Err(error),
-    }
-    let found = check::read(to, |_, _| {})?.ok_or_else(|| failed(to, io::ErrorKind::NotFound.into()))?;
-    Ok(found.tally.counts())
-}
-
-/// In one step: it sees one moment of the file, and those who write do not wait for it.
-fn copy_live(file: &Path, copy: &Path) -> rusqlite::Result<()> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let (from, mut into) = (Connection::open_with_flags(file, flags)?, Connection::open_with_flags(copy, flags)?);
-    from.busy_timeout(BUSY)?;
-    into.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY")?;
-    match rusqlite::backup::Backup::new(&from, &mut into)?.step(-1)? {
-        rusqlite::backup::StepResult::Done => {}
-        _ => return Err(check::damaged("the store was in use all the time")),
-    }
-    into.close().map_err(|(_, error)| error)
 }
 
 /// Opens a file that was looked at, for its writer.

@@ -13,6 +13,7 @@ use super::{
     super::{
         Change, StoredSession,
         contract::{create as created, id, join, labels, limits, rules, save, saved, session, wait},
+        lock::LockError,
         model::names,
     },
     *,

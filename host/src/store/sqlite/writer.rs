@@ -264,7 +264,7 @@ impl Writer {
     }
 
     fn state(&self, id: SessionId) -> State {
-        rows::state(&self.db, id).map_err(|problem| StoreError::State(id, problem.into()))
+        rows::state(&self.db, id).map_err(|error| StoreError::State(id, error.to_string().into()))
     }
 
     fn in_trouble(&self) -> bool {

@@ -33,7 +33,8 @@ fn put(target: &Path, files: &Files) {
 fn found([file, log, shared]: &Files) -> Result<All, String> {
     let mut states = BTreeMap::new();
     let state = |id: SessionId, state| drop(states.insert(id.to_string(), state));
-    let found = check::examine(file.clone().unwrap(), log.as_deref().unwrap_or_default(), shared.as_deref(), state)?;
+    let look = |db: &Connection, version| check::whole(db, version, state);
+    let found = check::examine(file.clone().unwrap(), log.as_deref().unwrap_or_default(), shared.as_deref(), look)?;
     let sessions = found.content.sessions.iter().map(|(id, session)| (id.to_string(), format::record(session).unwrap())).collect();
     Ok(All { sessions, resting: found.content.resting.iter().collect(), states })
 }
