@@ -16,6 +16,7 @@ mod memory;
 mod model;
 #[cfg(test)]
 mod power_cut;
+mod queue;
 mod resting;
 mod sqlite;
 pub mod stock;
@@ -420,11 +421,11 @@ pub fn open_or_import(url: &str, base: &Path, import: Option<&Path>, grant_ttl: 
     match Url::parse(url)? {
         Url::Memory => Ok((Arc::new(memory::MemoryStore::default()), Loaded::default())),
         Url::Json(file) => {
-            let (store, loaded) = json::JsonStore::open(&base.join(file), granted_until, json::RETRY, disk::RealDisk)?;
+            let (store, loaded) = json::open(&base.join(file), granted_until, queue::RETRY, disk::RealDisk)?;
             Ok((Arc::new(store), loaded))
         }
         Url::Sqlite(file) => {
-            let (store, loaded) = sqlite::SqliteStore::open(&base.join(file), import, granted_until, sqlite::RETRY)?;
+            let (store, loaded) = sqlite::open(&base.join(file), import, granted_until, queue::RETRY)?;
             Ok((Arc::new(store), loaded))
         }
     }

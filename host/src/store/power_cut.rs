@@ -22,8 +22,9 @@ use super::{
     Applied, Change, Loaded, SavedState, Store, StoreError, StoredSession,
     contract::{id, join, save, saved, session, wait},
     disk::{Disk, RealDisk},
-    json::JsonStore,
+    json,
     model::names,
+    queue::Queue,
 };
 
 /// What happened to the disk, in order; paths from its top on.
@@ -94,7 +95,7 @@ impl Watched {
     }
 
     /// Queues these changes at once, and returns when all are answered.
-    fn ask(&self, store: &JsonStore, changes: impl IntoIterator<Item = (usize, Change)>) {
+    fn ask(&self, store: &Queue, changes: impl IntoIterator<Item = (usize, Change)>) {
         {
             // The writer waits for this before its first step.
             let mut account = self.account.lock().unwrap();
@@ -295,8 +296,8 @@ fn put(names: &mut BTreeMap<PathBuf, Entry>, step: &Step) {
 /// Where the store's file is, from the top on: its folder is made by the store.
 const FILE: &str = "kept/sessions.json";
 
-fn open(disk: &Watched) -> (JsonStore, Loaded) {
-    JsonStore::open(&disk.top.join(FILE), 0, Duration::from_secs(3600), disk.clone()).unwrap()
+fn open(disk: &Watched) -> (Queue, Loaded) {
+    json::open(&disk.top.join(FILE), 0, Duration::from_secs(3600), disk.clone()).unwrap()
 }
 
 /// A session as it must be found: its clients and its state.
@@ -354,7 +355,7 @@ fn scenes() -> Vec<Scene> {
 }
 
 /// Plays scenes; what each of their changes, by number, was to make of its session.
-fn play(disk: &Watched, store: &JsonStore, scenes: Vec<Scene>) -> Vec<(&'static str, Option<Seen>)> {
+fn play(disk: &Watched, store: &Queue, scenes: Vec<Scene>) -> Vec<(&'static str, Option<Seen>)> {
     let mut outcomes = Vec::new();
     for (fails, scene) in scenes {
         let first = outcomes.len();
@@ -370,7 +371,7 @@ fn watched(top: &Path) -> Watched {
     Watched { top: top.canonicalize().unwrap(), account: Arc::default() }
 }
 
-fn end(store: JsonStore, disk: &Watched) -> Vec<Event> {
+fn end(store: Queue, disk: &Watched) -> Vec<Event> {
     wait(store.shutdown());
     disk.account.lock().unwrap().events.clone()
 }
