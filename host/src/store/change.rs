@@ -65,12 +65,15 @@ impl Content {
         }
     }
 
-    pub(super) fn take_back(&mut self, undo: Undo) {
-        match undo.before {
-            Some(before) => self.sessions.insert(undo.id, before),
-            None => self.sessions.remove(&undo.id),
-        };
-        self.resting.take_back(undo.resting);
+    /// Takes these changes back, which came in this order.
+    pub(super) fn take_back(&mut self, changes: Vec<Undo>) {
+        for Undo { id, before, resting } in changes.into_iter().rev() {
+            match before {
+                Some(before) => self.sessions.insert(id, before),
+                None => self.sessions.remove(&id),
+            };
+            self.resting.take_back(resting);
+        }
     }
 }
 

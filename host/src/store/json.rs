@@ -227,9 +227,7 @@ impl<D: Disk> Writer<D> {
             match self.write() {
                 Ok(()) => self.trouble.settle(Part::Sessions),
                 Err(error) => {
-                    for step in undo.into_iter().rev() {
-                        self.content.take_back(step);
-                    }
+                    self.content.take_back(undo);
                     let why = self.trouble.complain(Part::Sessions, error.to_string().into());
                     if self.unsettled {
                         self.write_again();

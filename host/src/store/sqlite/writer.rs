@@ -1,4 +1,7 @@
 //! The thread that owns the sessions and the database.
+//!
+//! A transaction takes what is queued when it begins, and does not wait for more. While it is made durable, whoever comes queues up and shares the next one: so
+//! groups grow with the load by themselves. A wait would delay a single caller, who has nobody to share with, by all of it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -155,9 +158,7 @@ impl Writer {
             match self.write(&concerned) {
                 Ok(()) => self.trouble.settle(Part::Sessions),
                 Err(error) => {
-                    for step in undo.into_iter().rev() {
-                        self.content.take_back(step);
-                    }
+                    self.content.take_back(undo);
                     let why = self.trouble.complain(Part::Sessions, error.to_string().into());
                     if self.unsettled {
                         self.write_again();
