@@ -171,6 +171,12 @@ fn a_json_store_is_taken_over_once_and_kept() {
     fs::write(&json, "{").unwrap();
     assert!(matches!(open(), Err(OpenError::Unusable { .. })) && !file.exists());
     fs::write(&json, &text).unwrap();
+    // Nor does saved state that cannot.
+    let state = fs::read_dir(beside(&json, ".state")).unwrap().next().unwrap().unwrap().path();
+    let saved_state = fs::read(&state).unwrap();
+    fs::write(&state, "x").unwrap();
+    assert!(matches!(open(), Err(OpenError::Unusable { file: named, .. }) if named == json.canonicalize().unwrap()) && !file.exists());
+    fs::write(&state, saved_state).unwrap();
     let (store, loaded) = open().unwrap();
     assert_eq!((names(&loaded.sessions[0]), &loaded.resting[..]), (vec![("a".into(), 10)], &[(id("02"), 9)][..]));
     assert_eq!(wait(store.state(id("1"))).unwrap(), Some(saved(3, "x")));
