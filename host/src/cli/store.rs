@@ -69,6 +69,14 @@ pub(super) enum StoreCommand {
     },
 }
 
+impl StoreCommand {
+    fn of(&self) -> &Of {
+        match self {
+            Self::Import { of, .. } | Self::Export { of, .. } | Self::Backup { of, .. } | Self::Check { of } => of,
+        }
+    }
+}
+
 /// Whose store.
 #[derive(Debug, Args)]
 pub(super) struct Of {
@@ -83,9 +91,8 @@ impl Of {
     /// The settings, and the store that they name: where a host has not taken over yet what it takes over at its first start, that.
     pub(super) fn store(&self, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<(Settings, Place), Failed> {
         let (settings, _) = Settings::load(self.config.as_deref(), env, &self.overrides.flags()).map_err(Failed::Settings)?;
-        let place = Place::of(&settings.store.url.to_string(), &settings.base_dir)?.ok_or(Failed::Memory)?;
-        let place = place.or_before(settings.store_before());
-        Ok((settings, place))
+        let place = Place::in_use(&settings.store.url.to_string(), &settings.base_dir, settings.store_before())?;
+        Ok((settings, place.ok_or(Failed::Memory)?))
     }
 }
 
@@ -98,12 +105,12 @@ pub(super) fn run(
     err: &mut dyn Write,
 ) -> Next {
     let mut progress = Progress::new(err);
-    let done = match command {
-        StoreCommand::Import { from, dry_run, of } => moves::import(&from, dry_run, &of, env, now, out, &mut progress),
-        StoreCommand::Export { to, dry_run, of } => moves::export(&to, dry_run, &of, env, now, out, &mut progress),
-        StoreCommand::Backup { file, of } => look::backup(&file, &of, env, out, &mut progress),
-        StoreCommand::Check { of } => look::check(&of, env, out, &mut progress),
-    };
+    let done = command.of().store(env).and_then(|(settings, place)| match &command {
+        StoreCommand::Import { from, dry_run, .. } => moves::import(from, *dry_run, &settings, &place, now, out, &mut progress),
+        StoreCommand::Export { to, dry_run, .. } => moves::export(to, *dry_run, &settings, &place, now, out, &mut progress),
+        StoreCommand::Backup { file, .. } => look::backup(file, &place, out, &mut progress),
+        StoreCommand::Check { .. } => look::check(&place, out, &mut progress),
+    });
     progress.end();
     match done {
         Ok(()) => Next::Exit(0),

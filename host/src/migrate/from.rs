@@ -5,7 +5,7 @@ use std::{fs, io, io::Write, path::Path};
 use super::{
     Arguments, Failed,
     old::{Named, Old},
-    report::Report,
+    report::{Report, end},
     sessions, settings,
 };
 use crate::{
@@ -95,7 +95,7 @@ fn print(old: &Old, report: &Report, written: &[&Path], dry_run: bool, out: &mut
         writeln!(out, "  - {}", file.display())?;
     }
     write!(out, "{report}")?;
-    writeln!(out, "\n{}", if dry_run { "Dry run: nothing was written. This would be" } else { "Written, readable by its owner alone" })?;
+    writeln!(out, "\n{}", end(dry_run))?;
     for file in written {
         writeln!(out, "  - {}", file.display())?;
     }

@@ -17,13 +17,13 @@ mod sessions;
 mod settings;
 mod to;
 
-pub(crate) use report::{by_type, count, shown};
+pub(crate) use report::{by_type, count, end, shown};
 pub(crate) use sessions::inexact_numbers;
 pub(crate) use to::write_back;
 
 use std::{
     ffi::OsString,
-    fmt, io,
+    io,
     io::Write,
     path::{Path, PathBuf},
 };
@@ -32,11 +32,12 @@ use clap::Args;
 
 use crate::{
     config::Mistakes,
-    store::{OpenError, lock::LockError, stock::StockError},
+    store::{
+        OpenError,
+        lock::LockError,
+        stock::{Listed, StockError},
+    },
 };
-
-/// How many problems of a file are listed; the rest is counted.
-const LISTED: usize = 20;
 
 /// Moves from the Python session manager (iot-session-manager) to this host, or back.
 ///
@@ -170,19 +171,5 @@ impl Failed {
             folder.display(),
             places.join(", ")
         ))
-    }
-}
-
-struct Listed<'a>(&'a [String]);
-
-impl fmt::Display for Listed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for problem in self.0.iter().take(LISTED) {
-            writeln!(f, "  - {problem}")?;
-        }
-        match self.0.len().saturating_sub(LISTED) {
-            0 => Ok(()),
-            more => writeln!(f, "  and {more} more"),
-        }
     }
 }

@@ -33,6 +33,11 @@ impl fmt::Display for Report {
     }
 }
 
+/// What stands above the files that were written, or would have been.
+pub(crate) const fn end(dry_run: bool) -> &'static str {
+    if dry_run { "Dry run: nothing was written. This would be" } else { "Written, readable by its owner alone" }
+}
+
 /// `1 session`, `2 sessions`.
 pub(crate) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })

@@ -5,7 +5,7 @@ use std::{ffi::OsString, io::Write, path::Path};
 use super::{
     Arguments, Failed,
     reference::render,
-    report::{Report, by_type, count, shown, summary},
+    report::{Report, by_type, count, end, shown, summary},
 };
 use crate::{
     config::Settings,
@@ -24,16 +24,14 @@ pub(super) fn run(
     out: &mut dyn Write,
 ) -> Result<(), Failed> {
     let (settings, _) = Settings::load(arguments.config.as_deref(), env, &[]).map_err(Failed::Settings)?;
-    let place = Place::of(&settings.store.url.to_string(), &settings.base_dir)?.ok_or(Failed::Memory)?;
-    let place = place.or_before(settings.store_before());
+    let place = Place::in_use(&settings.store.url.to_string(), &settings.base_dir, settings.store_before())?.ok_or(Failed::Memory)?;
     // What happens after the copy would be lost, so a host that runs is not copied from.
     let stock = stock::read(&place, now, Beside::NoHost).map_err(|error| match error {
         StockError::Missing(_) => Failed::NoStore(place.to_string()),
         other => other.into(),
     })?;
     let report = write_back(&stock, to, arguments.dry_run)?;
-    let end = if arguments.dry_run { "Dry run: nothing was written. This would be" } else { "Written, readable by its owner alone" };
-    write!(out, "Read\n  - {}\n{report}\n{end}\n  - {}\n", place, to.display())?;
+    write!(out, "Read\n  - {}\n{report}\n{}\n  - {}\n", place, end(arguments.dry_run), to.display())?;
     Ok(out.flush()?)
 }
 

@@ -55,12 +55,25 @@ impl Content {
         (applied, Some(Undo { id, before, resting }))
     }
 
-    pub(super) fn take_back(&mut self, undo: Undo) {
-        match undo.before {
-            Some(before) => self.sessions.insert(undo.id, before),
-            None => self.sessions.remove(&undo.id),
-        };
-        self.resting.take_back(undo.resting);
+    /// The answer after a failed write, as if each change that needs one had never come: what needs none is answered still, but where it is `unsure` what
+    /// is durable. A save needs one, since it may be of a session that was to be created, or have been meant for after a change that was not made.
+    pub(super) fn refuse(&self, change: &Change, why: &Arc<str>, unsure: bool) -> Applied {
+        let after = self.ask(change)?;
+        match (&after, self.sessions.get(&change.id())) {
+            (Some(same), Some(before)) if Arc::ptr_eq(same, before) && !unsure && !matches!(change, Change::Save { .. }) => Ok(after),
+            _ => Err(StoreError::Write(Arc::clone(why))),
+        }
+    }
+
+    /// Takes these changes back, which came in this order.
+    pub(super) fn take_back(&mut self, changes: Vec<Undo>) {
+        for Undo { id, before, resting } in changes.into_iter().rev() {
+            match before {
+                Some(before) => self.sessions.insert(id, before),
+                None => self.sessions.remove(&id),
+            };
+            self.resting.take_back(resting);
+        }
     }
 }
 

@@ -5,7 +5,6 @@
 //! acknowledged. A write that fails refuses its changes and takes them back. What conductors save is beside FILE: see [`states`].
 
 pub(super) mod aside;
-pub(super) mod at_rest;
 pub(super) mod format;
 pub(super) mod states;
 #[cfg(test)]
@@ -15,25 +14,21 @@ use std::{
     collections::VecDeque,
     fs, io, iter, mem,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
-    thread::{self, JoinHandle},
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::oneshot;
 
 use super::{
-    Applied, Change, OpenError, Opened, SavedState, Store, StoreError,
+    Applied, Change, OpenError, Opened, SavedState, StoreError,
     change::{Content, Undo},
     disk::{Disk, beside, folder_of, put, step},
     lock::FileLock,
+    queue::{Part, Queue, Trouble, Work},
 };
 use crate::sessions::SessionId;
 use states::{Saves, States};
-
-/// How long after a failed write the next try, where no change brings one earlier.
-pub(super) const RETRY: Duration = Duration::from_secs(5);
 
 /// So many sessions that writing all of them at each change takes longer than it should.
 const MANY: usize = 1000;
@@ -44,112 +39,44 @@ const GROUP: usize = 16;
 /// As many links as Linux follows.
 const MAX_LINKS: usize = 40;
 
-/// Why each [`Part`] cannot be written, while that is so.
-type Trouble = Arc<Mutex<[Option<Arc<str>>; 2]>>;
-
-/// What is written by itself, and may fail by itself.
-#[derive(Clone, Copy)]
-enum Part {
-    /// FILE.
-    Sessions,
-    /// The folder beside it.
-    States,
-}
-
-type State = Result<Option<SavedState>, StoreError>;
-
-/// The handle to the writer thread, which ends when [`Store::shutdown`] is called or this is dropped.
-#[derive(Debug)]
-pub(super) struct JsonStore {
-    /// Unbounded, so that `apply` never waits: what is in it is bounded by those who await an answer each, and they are
-    /// bounded where requests and joins come in.
-    queue: mpsc::Sender<Work>,
-    /// Shared with the writer, which sets it; either holds the lock for a clone of the value.
-    trouble: Trouble,
-    writer: JoinHandle<()>,
-}
-
-enum Work {
-    Change(Change, oneshot::Sender<Applied>),
-    State(SessionId, oneshot::Sender<State>),
-    Shutdown(oneshot::Sender<()>),
-}
-
-impl JsonStore {
-    /// Locks and loads `file`. Clients that have no expiry in it get `granted_until` (seconds since the Unix epoch).
-    pub(super) fn open(file: &Path, granted_until: u64, retry: Duration, disk: impl Disk) -> Opened<Self> {
-        let failed = |source| OpenError::Io { file: file.to_owned(), source };
-        let target = resolve(&disk, file).map_err(failed)?;
-        let lock = FileLock::acquire("store", &target, beside(&target, ".lock"))?;
-        let unusable = |problem| OpenError::Unusable { file: target.clone(), problem };
-        let content = match read(&target).map_err(failed)? {
-            // FILE is there before any state is saved: somebody has taken it away, and may bring it back.
-            None if states::any(&target).map_err(failed)? => {
-                return Err(unusable("it is missing, and the saved state of its sessions is there".into()));
-            }
-            None => Content::default(),
-            Some(bytes) => format::parse(&bytes, granted_until).map_err(unusable)?,
-        };
-        // Whoever was killed here may have left names that are not durable yet; nothing is built on them before they are.
-        let folder = folder_of(&target);
-        let unsettled = disk.sync_folder(folder).is_err();
-        // As far as this host may: it is not its own.
-        let _ = disk.sync_folder(folder_of(folder));
-        let states = States::open(&disk, &target, &content.sessions).map_err(failed)?;
-        let loaded = content.loaded();
-        let trouble = Trouble::default();
-        let temporary = beside(&target, ".tmp");
-        let writer = Writer {
-            content,
-            states,
-            saves: VecDeque::new(),
-            disk,
-            target,
-            temporary,
-            trouble: Arc::clone(&trouble),
-            unsettled,
-            many: false,
-            retry,
-            _lock: lock,
-        };
-        let (queue, work) = mpsc::channel();
-        let writer = thread::Builder::new().name("store".into()).spawn(move || writer.run(work)).map_err(failed)?;
-        Ok((Self { queue, trouble, writer }, loaded))
-    }
-}
-
-impl Store for JsonStore {
-    fn apply(&self, change: Change) -> BoxFuture<'static, Applied> {
-        let (answer, answered) = oneshot::channel();
-        // Where the writer has ended, this drops `answer`, which is what the future then sees.
-        let _ = self.queue.send(Work::Change(change, answer));
-        answered.map(|answer| answer.unwrap_or_else(|_| Err(StoreError::Write(ended())))).boxed()
-    }
-
-    /// The writer reads it, in its turn: so it is what was durable when this was called, and no later save removes the file meanwhile.
-    fn state(&self, id: SessionId) -> BoxFuture<'static, State> {
-        let (answer, answered) = oneshot::channel();
-        let _ = self.queue.send(Work::State(id, answer));
-        answered.map(move |answer| answer.unwrap_or_else(|_| Err(StoreError::State(id, ended())))).boxed()
-    }
-
-    fn trouble(&self) -> Option<Arc<str>> {
-        if self.writer.is_finished() {
-            return Some(ended());
+/// Locks and loads `file`. Clients that have no expiry in it get `granted_until` (seconds since the Unix epoch).
+pub(super) fn open(file: &Path, granted_until: u64, retry: Duration, disk: impl Disk) -> Opened<Queue> {
+    let failed = |source| OpenError::Io { file: file.to_owned(), source };
+    let target = resolve(&disk, file).map_err(failed)?;
+    let lock = FileLock::acquire("store", &target, beside(&target, ".lock"))?;
+    let unusable = |problem| OpenError::Unusable { file: target.clone(), problem };
+    let content = match read(&target).map_err(failed)? {
+        // FILE is there before any state is saved: somebody has taken it away, and may bring it back.
+        None if states::any(&target).map_err(failed)? => {
+            return Err(unusable("it is missing, and the saved state of its sessions is there".into()));
         }
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).iter().flatten().next().cloned()
-    }
-
-    fn shutdown(&self) -> BoxFuture<'static, ()> {
-        let (answer, answered) = oneshot::channel();
-        // Where the writer has ended, there is nothing left to wait for.
-        let _ = self.queue.send(Work::Shutdown(answer));
-        answered.map(|_| ()).boxed()
-    }
-}
-
-pub(super) fn ended() -> Arc<str> {
-    "its writer has ended".into()
+        None => Content::default(),
+        Some(bytes) => format::parse(&bytes, granted_until).map_err(unusable)?,
+    };
+    // Whoever was killed here may have left names that are not durable yet; nothing is built on them before they are.
+    let folder = folder_of(&target);
+    let unsettled = disk.sync_folder(folder).is_err();
+    // As far as this host may: it is not its own.
+    let _ = disk.sync_folder(folder_of(folder));
+    let states = States::open(&disk, &target, &content.sessions).map_err(failed)?;
+    let loaded = content.loaded();
+    let trouble = Trouble::default();
+    let temporary = beside(&target, ".tmp");
+    let writer = Writer {
+        content,
+        states,
+        saves: VecDeque::new(),
+        disk,
+        target,
+        temporary,
+        trouble: trouble.clone(),
+        unsettled,
+        many: false,
+        retry,
+        _lock: lock,
+    };
+    let queue = Queue::start(trouble, move |queue| writer.run(queue)).map_err(failed)?;
+    Ok((queue, loaded))
 }
 
 /// Follows FILE where it is a symbolic link, to something or to nothing yet, so that a write replaces what the link names and
@@ -222,12 +149,12 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    fn run(mut self, queue: mpsc::Receiver<Work>) {
+    fn run(mut self, queue: &mpsc::Receiver<Work>) {
         let mut end = None;
         while end.is_none() {
             self.count();
             let first = if self.saves.is_empty() {
-                let Some(first) = self.next(&queue) else { break };
+                let Some(first) = self.next(queue) else { break };
                 Some(first)
             } else {
                 queue.try_recv().ok()
@@ -271,26 +198,19 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    /// Waits for work; nothing once nobody can bring any. While there is trouble, tries now and then whether it is over.
     fn next(&mut self, queue: &mpsc::Receiver<Work>) -> Option<Work> {
-        while self.in_trouble(Part::Sessions) || self.in_trouble(Part::States) {
-            match queue.recv_timeout(self.retry) {
-                Ok(work) => return Some(work),
-                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
-                Err(mpsc::RecvTimeoutError::Timeout) => self.probe(),
-            }
-        }
-        queue.recv().ok()
+        let (trouble, retry) = (self.trouble.clone(), self.retry);
+        trouble.next(queue, retry, || self.probe())
     }
 
     fn probe(&mut self) {
-        if self.in_trouble(Part::Sessions) && self.write_again() {
-            self.settle(Part::Sessions);
+        if self.trouble.is_with(Part::Sessions) && self.write_again() {
+            self.trouble.settle(Part::Sessions);
         }
-        if self.in_trouble(Part::States) {
+        if self.trouble.is_with(Part::States) {
             match self.states.probe(&self.disk) {
-                Ok(()) => self.settle(Part::States),
-                Err(error) => drop(self.complain(Part::States, error.to_string().into())),
+                Ok(()) => self.trouble.settle(Part::States),
+                Err(error) => drop(self.trouble.complain(Part::States, error.to_string().into())),
             }
         }
     }
@@ -305,16 +225,14 @@ impl<D: Disk> Writer<D> {
         }
         if !undo.is_empty() || (self.unsettled && !batch.is_empty()) {
             match self.write() {
-                Ok(()) => self.settle(Part::Sessions),
+                Ok(()) => self.trouble.settle(Part::Sessions),
                 Err(error) => {
-                    for step in undo.into_iter().rev() {
-                        self.content.take_back(step);
-                    }
-                    let why = self.complain(Part::Sessions, error.to_string().into());
+                    self.content.take_back(undo);
+                    let why = self.trouble.complain(Part::Sessions, error.to_string().into());
                     if self.unsettled {
                         self.write_again();
                     }
-                    answers = batch.iter().map(|(change, _)| self.refuse(change, &why)).collect();
+                    answers = batch.iter().map(|(change, _)| self.content.refuse(change, &why, self.unsettled)).collect();
                 }
             }
         }
@@ -346,9 +264,9 @@ impl<D: Disk> Writer<D> {
         let saves: Saves = group.iter().map(|save| (save.id, (save.created_at, save.state.clone()))).collect();
         let refused = self.states.save(&self.disk, saves);
         match refused.values().next() {
-            Some(why) => drop(self.complain(Part::States, Arc::clone(why))),
+            Some(why) => drop(self.trouble.complain(Part::States, Arc::clone(why))),
             None if group.is_empty() => {}
-            None => self.settle(Part::States),
+            None => self.trouble.settle(Part::States),
         }
         self.sweep();
         for Save { id, to, answer, .. } in group {
@@ -358,21 +276,7 @@ impl<D: Disk> Writer<D> {
 
     fn sweep(&mut self) {
         if let Err(error) = self.states.sweep(&self.disk) {
-            self.complain(Part::States, error.to_string().into());
-        }
-    }
-
-    /// The answer after a failed write, as if each change that needs one had never come: what needs none is answered still. A save needs it, since
-    /// it may be of a session that was to be created, or have been meant for after a change that was not made.
-    fn refuse(&self, change: &Change, why: &Arc<str>) -> Applied {
-        let current = self.content.sessions.get(&change.id());
-        match (self.content.ask(change)?, current, change) {
-            (Some(after), Some(before), change)
-                if Arc::ptr_eq(&after, before) && !self.unsettled && !matches!(change, Change::Save { .. }) =>
-            {
-                Ok(Some(after))
-            }
-            _ => Err(StoreError::Write(Arc::clone(why))),
+            self.trouble.complain(Part::States, error.to_string().into());
         }
     }
 
@@ -382,7 +286,7 @@ impl<D: Disk> Writer<D> {
         match self.write() {
             Ok(()) => true,
             Err(error) => {
-                self.complain(Part::Sessions, error.to_string().into());
+                self.trouble.complain(Part::Sessions, error.to_string().into());
                 false
             }
         }
@@ -395,34 +299,5 @@ impl<D: Disk> Writer<D> {
         step("sync the folder", folder, || disk.sync_folder(folder))?;
         self.unsettled = false;
         Ok(())
-    }
-
-    fn in_trouble(&self, part: Part) -> bool {
-        self.slots()[part as usize].is_some()
-    }
-
-    fn complain(&self, part: Part, why: Arc<str>) -> Arc<str> {
-        let before = self.slots()[part as usize].replace(Arc::clone(&why));
-        // Said once, not with every refused change.
-        if before.as_ref() != Some(&why) {
-            match part {
-                Part::Sessions => tracing::error!(error = &*why, "the session store cannot be written; changes are refused"),
-                Part::States => tracing::error!(error = &*why, "the folder of saved state cannot be written; saves are refused"),
-            }
-        }
-        why
-    }
-
-    fn settle(&self, part: Part) {
-        if self.slots()[part as usize].take().is_some() {
-            match part {
-                Part::Sessions => tracing::info!("the session store can be written again"),
-                Part::States => tracing::info!("the folder of saved state can be written again"),
-            }
-        }
-    }
-
-    fn slots(&self) -> MutexGuard<'_, [Option<Arc<str>>; 2]> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -18,6 +18,7 @@ mod memory;
 mod model;
 #[cfg(test)]
 mod power_cut;
+mod queue;
 mod resting;
 mod sqlite;
 pub mod stock;
@@ -342,14 +343,6 @@ pub enum OpenError {
     /// A scheme that needs a file, without one.
     #[error("the store url `{0}:` names no file; write `{0}:FILE`, for example `sqlite:state/sessions.db` or `json:state/sessions.json`")]
     NoFile(&'static str),
-    /// A command wants a store at rest.
-    #[error("a store `memory:` ends with its host: there is nothing to read or to write; name one with `sqlite:FILE` or `json:FILE`")]
-    NothingAtRest,
-    /// A command wants to copy a store in use.
-    #[error(
-        "only a store `sqlite:FILE` needs a backup command: the file of a `json:` store, and the folder beside it, can be copied at any time"
-    )]
-    NoBackup,
     /// Another process works with this file, or its lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] lock::LockError),
@@ -430,11 +423,11 @@ pub fn open_or_import(url: &str, base: &Path, import: Option<&Path>, grant_ttl: 
     match Url::parse(url)? {
         Url::Memory => Ok((Arc::new(memory::MemoryStore::default()), Loaded::default())),
         Url::Json(file) => {
-            let (store, loaded) = json::JsonStore::open(&base.join(file), granted_until, json::RETRY, disk::RealDisk)?;
+            let (store, loaded) = json::open(&base.join(file), granted_until, queue::RETRY, disk::RealDisk)?;
             Ok((Arc::new(store), loaded))
         }
         Url::Sqlite(file) => {
-            let (store, loaded) = sqlite::SqliteStore::open(&base.join(file), import, granted_until, sqlite::RETRY)?;
+            let (store, loaded) = sqlite::open(&base.join(file), import, granted_until, queue::RETRY)?;
             Ok((Arc::new(store), loaded))
         }
     }

@@ -1,11 +1,12 @@
 //! All that a store holds, into and out of it, for commands, which have no use for an open store. They read beside a host or while none runs, and write
 //! while none runs. Nothing here replaces a file or a session.
 
+mod error;
 mod place;
 
 use std::{
     collections::BTreeMap,
-    fmt, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -24,77 +25,10 @@ use super::{
 };
 use crate::sessions::SessionId;
 
+use error::LISTED;
+pub(crate) use error::Listed;
+pub use error::StockError;
 pub use place::Place;
-
-/// How many problems of a store are listed in a message; the rest is counted.
-const LISTED: usize = 20;
-
-/// Why nothing was read or written. No text holds a pin.
-#[derive(Debug, thiserror::Error)]
-pub enum StockError {
-    /// The store cannot be opened: a host has it, say.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// There is none.
-    #[error("there is no session store {}: no session was ever kept there, or another file is meant", .0.display())]
-    Missing(PathBuf),
-    /// The store is there, and not all of it is understood.
-    #[error("the session store {} is damaged:\n{}It was left as it is", file.display(), Listed(problems))]
-    Damaged {
-        /// Its file.
-        file: PathBuf,
-        /// All that is wrong, each with its session or its line.
-        problems: Vec<String>,
-    },
-    /// A new store was to be made where something is.
-    #[error("{} is there already and is not replaced; nothing was written. Choose another place, or move it away", .0.display())]
-    Exists(PathBuf),
-    /// Sessions were to be put into a store that has some.
-    #[error(
-        "the store {place} has {sessions} session(s) already, and sessions are not mixed; nothing was written. Close them, or move the store away \
-         (`conductor-host store backup FILE` keeps a copy)"
-    )]
-    NotEmpty {
-        /// The store.
-        place: String,
-        /// How many it has.
-        sessions: usize,
-    },
-    /// Sessions were to be put into a store in which their ids rest.
-    #[error(
-        "in the store {place} these ids rest, since tokens of former sessions are still good: {ids}; nothing was written. Wait until they are over \
-         (token.ttl), or import into a store that is new"
-    )]
-    Resting {
-        /// The store.
-        place: String,
-        /// Some of the ids.
-        ids: String,
-    },
-    /// The medium failed.
-    #[error("{} cannot be written: {problem}; nothing was kept of it", file.display())]
-    Write {
-        /// The file of the store that was to be.
-        file: PathBuf,
-        /// What the operating system said.
-        problem: io::Error,
-    },
-}
-
-/// Lines of a list, the first few of it.
-struct Listed<'a>(&'a [String]);
-
-impl fmt::Display for Listed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for problem in self.0.iter().take(LISTED) {
-            writeln!(f, "  - {problem}")?;
-        }
-        match self.0.len().saturating_sub(LISTED) {
-            0 => Ok(()),
-            more => writeln!(f, "  and {more} more"),
-        }
-    }
-}
 
 /// How much there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,7 +67,7 @@ pub enum Beside {
 /// All that a store held when it was read.
 #[derive(Debug)]
 pub struct Stock {
-    content: Content,
+    pub(super) content: Content,
     saved: Saved,
     /// Bytes that conductors have saved.
     bytes: u64,
@@ -198,7 +132,7 @@ impl Stock {
     }
 
     /// What conductors have saved, by session.
-    fn states(&self) -> Box<dyn Iterator<Item = io::Result<(SessionId, SavedState)>> + '_> {
+    pub(super) fn states(&self) -> Box<dyn Iterator<Item = io::Result<(SessionId, SavedState)>> + '_> {
         match &self.saved {
             Saved::Json { folder, files } => Box::new(files.iter().map(|(id, name)| {
                 let file = folder.join(name.to_string());
@@ -233,7 +167,8 @@ pub fn read(place: &Place, granted_until: u64, beside_whom: Beside) -> Result<St
 }
 
 fn of_sqlite(target: PathBuf, held: Result<Option<sqlite::aside::Held>, OpenError>, lock: Option<FileLock>) -> Result<Stock, StockError> {
-    let (content, states) = held.map_err(damage)?.ok_or_else(|| StockError::Missing(target.clone()))?;
+    let sqlite::aside::Held { content, states, .. } =
+        held.map_err(StockError::damage)?.ok_or_else(|| StockError::Missing(target.clone()))?;
     let bytes = states.values().map(|state| state.bytes.len() as u64).sum();
     Ok(Stock { content, saved: Saved::Sqlite(states), bytes, damaged: Vec::new(), left: 0, file: target, _lock: lock })
 }
@@ -252,7 +187,7 @@ fn read_json(target: PathBuf, granted_until: u64, lock: Option<FileLock>) -> Res
             Ok(())
         },
     );
-    let moment = moment.map_err(|unread| unread_error(&target, unread))?;
+    let moment = moment.map_err(|unread| StockError::unread(&target, unread))?;
     // Those that were replaced meanwhile count neither way.
     let damaged = moment.states.values().filter_map(|name| problems.remove(name)).collect();
     let bytes = moment.states.values().filter_map(|name| bytes.get(name)).sum();
@@ -270,9 +205,13 @@ pub type Kept = (Arc<StoredSession>, Option<SavedState>);
 pub fn session(place: &Place, id: SessionId) -> Result<Option<Kept>, StockError> {
     let target = real(place)?;
     if matches!(place, Place::Sqlite(_)) {
-        let held = sqlite::aside::read_beside(&target).map_err(damage)?;
-        let (mut content, mut states) = held.ok_or_else(|| StockError::Missing(target.clone()))?;
-        return Ok(content.sessions.remove(&id).map(|session| (session, states.remove(&id))));
+        if let Some((session, state)) = sqlite::aside::kept(&target, id).map_err(StockError::damage)? {
+            return Ok(Some((session, Some(state))));
+        }
+        // Whether a row that is not there was lost is seen where all are looked at.
+        let held = sqlite::aside::read_beside(&target).map_err(StockError::damage)?;
+        let mut held = held.ok_or_else(|| StockError::Missing(target.clone()))?;
+        return Ok(held.content.sessions.remove(&id).map(|session| (session, held.states.remove(&id))));
     }
     let mut last = None;
     let moment = aside::moment(
@@ -284,7 +223,7 @@ pub fn session(place: &Place, id: SessionId) -> Result<Option<Kept>, StockError>
             Ok(())
         },
     );
-    let mut moment = moment.map_err(|unread| unread_error(&target, unread))?;
+    let mut moment = moment.map_err(|unread| StockError::unread(&target, unread))?;
     let Some(session) = moment.content.sessions.remove(&id) else { return Ok(None) };
     match (moment.states.get(&id), last) {
         (Some(_), Some((_, Ok(state)))) => Ok(Some((session, Some(state)))),
@@ -306,8 +245,9 @@ pub fn backup(place: &Place, to: &Path, progress: &mut dyn FnMut()) -> Result<(P
     };
     check_new(&new)?;
     if matches!(place, Place::Sqlite(_)) {
-        sqlite::backup(&target, to).map_err(damage)?;
-        let counts = written(&new, Ok(()))?;
+        let stock = of_sqlite(target.clone(), sqlite::aside::read_beside(&target), None)?;
+        let made = sqlite::new::create(to, &stock.content, &mut stock.states().inspect(|_| progress()));
+        let counts = written(&new, made)?;
         return Ok((new, counts, Vec::new()));
     }
     let mut problems = BTreeMap::new();
@@ -319,7 +259,7 @@ pub fn backup(place: &Place, to: &Path, progress: &mut dyn FnMut()) -> Result<(P
     });
     let moment = copied.map_err(|unread| match unread {
         Unread::Io(problem) => StockError::Write { file: to.to_owned(), problem },
-        other => unread_error(&target, other),
+        other => StockError::unread(&target, other),
     })?;
     let sessions: Vec<_> = moment.content.sessions.values().cloned().collect();
     let counts = Counts { saved: moment.states.len(), resting: moment.content.resting.iter().count(), ..Counts::of(&sessions) };
@@ -342,7 +282,7 @@ pub fn export(stock: &Stock, to: &Place, dry_run: bool, progress: &mut dyn FnMut
     let mut states = stock.states().inspect(|_| progress());
     let made = match to {
         Place::Json(file) => aside::fill(file, To::New, &stock.content, &mut states),
-        Place::Sqlite(file) => sqlite::aside::create(file, &stock.content, &mut states),
+        Place::Sqlite(file) => sqlite::new::create(file, &stock.content, &mut states),
     };
     written(to, made).map(Some)
 }
@@ -375,12 +315,12 @@ pub fn import(stock: &Stock, to: &Place, now: u64, dry_run: bool, progress: &mut
             aside::fill(&target, To::Store(before.as_deref()), &content, &mut states)
         }
         Place::Sqlite(_) => {
-            let before = sqlite::aside::read(&target).map_err(damage)?.map(|(content, _)| content);
-            let content = together(stock, before.as_ref().unwrap_or(&Content::default()), to, now)?;
+            let before = sqlite::aside::read(&target).map_err(StockError::damage)?;
+            let content = together(stock, before.as_ref().map_or(&Content::default(), |before| &before.content), to, now)?;
             match before {
                 _ if dry_run => return Ok(None),
-                Some(before) => sqlite::aside::fill(&target, &before.resting, &content, &mut states),
-                None => sqlite::aside::create(&target, &content, &mut states),
+                Some(before) => sqlite::aside::fill(&target, &before, &content, &mut states),
+                None => sqlite::new::create(&target, &content, &mut states),
             }
         }
     };
@@ -445,14 +385,6 @@ fn real(place: &Place) -> Result<PathBuf, StockError> {
     }
 }
 
-/// One that is refused for what is in it, in the words for that.
-fn damage(error: OpenError) -> StockError {
-    match error {
-        OpenError::Unusable { file, problem } => StockError::Damaged { file, problems: vec![problem] },
-        other => other.into(),
-    }
-}
-
 fn check_new(place: &Place) -> Result<(), StockError> {
     if let Some(there) = place.there() {
         return Err(StockError::Exists(there));
@@ -463,15 +395,6 @@ fn check_new(place: &Place) -> Result<(), StockError> {
     }
     let problem = io::Error::new(io::ErrorKind::NotFound, format!("there is no folder {}", folder.display()));
     Err(StockError::Write { file: place.file().to_owned(), problem })
-}
-
-fn unread_error(target: &Path, unread: Unread) -> StockError {
-    let file = target.to_owned();
-    match unread {
-        Unread::Missing => StockError::Missing(file),
-        Unread::Damaged(problems) => StockError::Damaged { file, problems },
-        Unread::Io(source) => OpenError::Io { file, source }.into(),
-    }
 }
 
 fn state_problem(name: states::Name, problem: &str) -> String {

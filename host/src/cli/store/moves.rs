@@ -1,36 +1,33 @@
 //! `store import` and `store export`.
 
-use std::{ffi::OsString, fs, io::Write};
+use std::{fs, io::Write};
 
 use super::{
-    Failed, Of, Table,
+    Failed, Table,
     what::{self, Destination},
 };
 use crate::{
     cli::progress::Progress,
     config::Settings,
-    migrate::{by_type, count, inexact_numbers, shown, write_back},
+    migrate::{by_type, count, end, inexact_numbers, shown, write_back},
     store::stock::{self, Beside, Counts, Place, Stock, StockError},
 };
 
-const WRITTEN: &str = "Written, readable by its owner alone";
-const NOT_WRITTEN: &str = "Dry run: nothing was written. This would be";
-
+/// Into the store that `settings` name; `there` is the one that their host would work with now.
 pub(super) fn import(
     from: &str,
     dry_run: bool,
-    of: &Of,
-    env: impl IntoIterator<Item = (OsString, OsString)>,
+    settings: &Settings,
+    there: &Place,
     now: u64,
     out: &mut dyn Write,
     progress: &mut Progress<'_>,
 ) -> Result<(), Failed> {
-    let (settings, there) = of.store(env)?;
     let to = Place::of(&settings.store.url.to_string(), &settings.base_dir)?.ok_or(Failed::Memory)?;
     let from = what::source(from)?;
     let same = |other: &Place| from.file().canonicalize().is_ok_and(|from| other.file().canonicalize().is_ok_and(|other| from == other));
     // Once there is a store of the settings, a host does not look at the former one any more.
-    if there != to && !same(&there) {
+    if *there != to && !same(there) {
         return Err(Failed::Found(format!(
             "{there} is there, which the host takes over at its first start with these settings, and with other sessions it would not. Import that one, or move it away"
         )));
@@ -38,32 +35,28 @@ pub(super) fn import(
     if same(&to) {
         return Err(Failed::Found(format!("--from is the store of the settings itself: {to}")));
     }
-    progress.begin("reading", 0);
-    let stock = stock::read(&from, now.saturating_add(settings.token.ttl.as_secs()), Beside::NoHost)?;
+    let stock = read(&from, settings, now, progress)?;
     check_numbers(&from)?;
     let read = stock.counts();
     progress.begin("saved states", read.saved);
     let written = stock::import(&stock, &to, now, dry_run, &mut || progress.one())?;
     progress.end();
     check_written(read, written)?;
-    let unknown = unknown_types(&stock, &settings);
+    let unknown = unknown_types(&stock, settings);
     say(out, &from.to_string(), read, written, &unknown, &to.to_string())
 }
 
 pub(super) fn export(
     to: &str,
     dry_run: bool,
-    of: &Of,
-    env: impl IntoIterator<Item = (OsString, OsString)>,
+    settings: &Settings,
+    from: &Place,
     now: u64,
     out: &mut dyn Write,
     progress: &mut Progress<'_>,
 ) -> Result<(), Failed> {
-    let (settings, from) = of.store(env)?;
     let to = what::destination(to)?;
-    progress.begin("reading", 0);
-    // What happens after the copy would be lost, so a host that runs is not copied from.
-    let stock = stock::read(&from, now.saturating_add(settings.token.ttl.as_secs()), Beside::NoHost)?;
+    let stock = read(from, settings, now, progress)?;
     let read = stock.counts();
     match to {
         Destination::Store(to) => {
@@ -83,6 +76,12 @@ pub(super) fn export(
     }
 }
 
+/// All of the store. What happens after the copy would be lost, so a host that runs is not copied from.
+fn read(from: &Place, settings: &Settings, now: u64, progress: &mut Progress<'_>) -> Result<Stock, Failed> {
+    progress.begin("reading", 0);
+    Ok(stock::read(from, now.saturating_add(settings.token.ttl.as_secs()), Beside::NoHost)?)
+}
+
 /// Whether what was found in the store afterwards is what was put there. Of ids that rest there may be more: those that did before.
 fn check_written(read: Counts, written: Option<Counts>) -> Result<(), Failed> {
     match written {
@@ -97,8 +96,7 @@ fn check_written(read: Counts, written: Option<Counts>) -> Result<(), Failed> {
 fn say(out: &mut dyn Write, from: &str, read: Counts, written: Option<Counts>, more: &str, to: &str) -> Result<(), Failed> {
     let mut columns = vec![("read", read)];
     columns.extend(written.map(|written| ("written", written)));
-    let end = if written.is_some() { WRITTEN } else { NOT_WRITTEN };
-    write!(out, "Read\n  - {from}\n\n{}{more}\n{end}\n  - {to}\n", Table(&columns))?;
+    write!(out, "Read\n  - {from}\n\n{}{more}\n{}\n  - {to}\n", Table(&columns), end(written.is_none()))?;
     Ok(out.flush()?)
 }
 

@@ -168,6 +168,10 @@ pub(in crate::store) fn fill(
     content: &Content,
     states: &mut dyn Iterator<Item = io::Result<(SessionId, SavedState)>>,
 ) -> io::Result<()> {
+    // What is left over is removed below, and this would be.
+    if matches!(to, To::New) && (target.symlink_metadata().is_ok() || states::any(target)?) {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
     if matches!(to, To::Store(None)) {
         // Saved state without FILE would not be understood.
         step("write", target, || write_new(target, b"{}"))?;

@@ -103,12 +103,6 @@ pub(in crate::store) fn sort(names: Vec<Name>, sessions: &Sessions) -> (BTreeMap
     (current, left)
 }
 
-/// The states of `sessions` in `folder`.
-pub(super) fn read_all(folder: &Path, sessions: &Sessions) -> io::Result<Vec<Result<(SessionId, SavedState), StoreError>>> {
-    let (current, _) = list(folder, sessions)?;
-    Ok(current.into_iter().map(|(id, name)| Ok((id, read_one(&folder.join(name.to_string()), id)?))).collect())
-}
-
 /// Whether there is any saved state beside `file`.
 pub(in crate::store) fn any(file: &Path) -> io::Result<bool> {
     Ok(!names(&folder(file))?.is_empty())

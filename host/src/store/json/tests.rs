@@ -15,6 +15,7 @@ use proptest::prelude::*;
 
 use super::{
     super::{
+        Store,
         contract::{create, id, join, leave, session, wait},
         disk::RealDisk,
         faults::{FaultyDisk, IO_ERROR, NO_SPACE, SAVE_STEPS, STEPS, Step},
@@ -30,7 +31,7 @@ pub(super) struct Bench {
     pub(super) folder: tempfile::TempDir,
     pub(super) file: PathBuf,
     pub(super) disk: FaultyDisk,
-    pub(super) store: JsonStore,
+    pub(super) store: Queue,
 }
 
 impl Bench {
@@ -39,7 +40,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("sessions.json");
         let disk = FaultyDisk::default();
-        let (store, _) = JsonStore::open(&file, 0, retry, disk.clone()).unwrap();
+        let (store, _) = open(&file, 0, retry, disk.clone()).unwrap();
         let bench = Self { folder, file, disk, store };
         bench.apply(create("1")).unwrap();
         bench.apply(join("1", "a", 10)).unwrap();
@@ -219,7 +220,7 @@ fn random_faults_leave_what_was_acknowledged() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("sessions.json");
         let disk = FaultyDisk::default();
-        let (mut store, _) = JsonStore::open(&file, 0, NEVER, disk.clone()).unwrap();
+        let (mut store, _) = open(&file, 0, NEVER, disk.clone()).unwrap();
         let mut model = Model::default();
         for (ops, fault) in groups {
             if let Some((step, error)) = fault {
@@ -234,7 +235,7 @@ fn random_faults_leave_what_was_acknowledged() {
             }
             disk.recover();
             wait(store.shutdown());
-            let (again, loaded) = JsonStore::open(&file, 0, NEVER, disk.clone()).unwrap();
+            let (again, loaded) = open(&file, 0, NEVER, disk.clone()).unwrap();
             store = again;
             model.reopen();
             prop_assert_eq!(rows(&loaded.sessions), model.rows());
@@ -245,8 +246,8 @@ fn random_faults_leave_what_was_acknowledged() {
     });
 }
 
-fn open_file(file: &Path) -> Opened<JsonStore> {
-    JsonStore::open(file, 0, NEVER, RealDisk)
+fn open_file(file: &Path) -> Opened<Queue> {
+    open(file, 0, NEVER, RealDisk)
 }
 
 #[test]

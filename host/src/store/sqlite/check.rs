@@ -14,7 +14,7 @@ use rusqlite::{
 
 use super::{
     super::{OpenError, SavedState, change::Content, disk::beside, json},
-    rows::{self, Tally},
+    rows::{self, Kept, Tally},
     schema::{self, APPLICATION_ID, VERSION},
     wal,
 };
@@ -28,8 +28,8 @@ pub(super) struct Found {
     pub(super) version: i32,
 }
 
-/// What is in `target`, the end of all links; nothing where it is not there. `state` gets each saved state.
-pub(super) fn read(target: &Path, state: impl FnMut(SessionId, SavedState)) -> Result<Option<Found>, OpenError> {
+/// What `look` finds in `target`, the end of all links, which is of the version that it is told; nothing where `target` is not there.
+pub(super) fn read<T>(target: &Path, look: impl FnOnce(&Connection, i32) -> rusqlite::Result<T>) -> Result<Option<T>, OpenError> {
     let failed = |source| OpenError::Io { file: target.to_owned(), source };
     let unusable = |problem| OpenError::Unusable { file: target.to_owned(), problem };
     let [log, shared, journal] = FILES.map(|suffix| beside(target, suffix));
@@ -41,7 +41,7 @@ pub(super) fn read(target: &Path, state: impl FnMut(SessionId, SavedState)) -> R
             if journal.metadata().is_ok_and(|found| found.len() > 0) {
                 return Err(unusable("there is a -journal beside it, which only another program can have left there".into()));
             }
-            examine(file, &log.unwrap_or_default(), shared.as_deref(), state).map(Some).map_err(unusable)
+            examine(file, &log.unwrap_or_default(), shared.as_deref(), look).map(Some).map_err(unusable)
         }
     }
 }
@@ -54,9 +54,24 @@ pub(super) fn all(target: &Path) -> [PathBuf; 3] {
     [target.to_owned(), beside(target, FILES[0]), beside(target, FILES[1])]
 }
 
-/// What is in a file with this content, of which `log` and `shared` are what is beside it.
-pub(super) fn examine(file: Vec<u8>, log: &[u8], shared: Option<&[u8]>, state: impl FnMut(SessionId, SavedState)) -> Result<Found, String> {
-    look(&image(file, log, shared)?, state)
+/// What `look` finds in a file with this content, of which `log` and `shared` are what is beside it.
+pub(super) fn examine<T>(
+    file: Vec<u8>,
+    log: &[u8],
+    shared: Option<&[u8]>,
+    look: impl FnOnce(&Connection, i32) -> rusqlite::Result<T>,
+) -> Result<T, String> {
+    let image = image(file, log, shared)?;
+    let (Some(application), Some(version), true) = (header_word(&image, 68), header_word(&image, 60), image.starts_with(MAGIC)) else {
+        return Err(NO_DATABASE.into());
+    };
+    let read = || {
+        known(application, version)?;
+        let mut db = Connection::open_in_memory()?;
+        db.deserialize_read_exact(MAIN_DB, &*image, image.len(), false)?;
+        look(&db, version)
+    };
+    read().map_err(|error| words(&error))
 }
 
 /// The file with what counts in its log.
@@ -104,68 +119,74 @@ fn header_word(image: &[u8], at: usize) -> Option<i32> {
     Some(i32::from_be_bytes(image.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// Looks at every page and every row.
-fn look(image: &[u8], state: impl FnMut(SessionId, SavedState)) -> Result<Found, String> {
-    let (Some(application), Some(version), true) = (header_word(image, 68), header_word(image, 60), image.starts_with(MAGIC)) else {
-        return Err(NO_DATABASE.into());
-    };
-    known(application, version)?;
-    let read = || {
-        let mut db = Connection::open_in_memory()?;
-        db.deserialize_read_exact(MAIN_DB, image, image.len(), false)?;
-        whole(&db, version, state)
-    };
-    read().map_err(|error| words(&error))?
-}
-
-/// What is in the file of a host that runs, at one moment. Whoever writes does not wait for it.
+/// All that is in the file of a host that runs, at one moment. Whoever writes does not wait for it.
 pub(super) fn live(target: &Path, state: impl FnMut(SessionId, SavedState)) -> Result<Found, OpenError> {
-    let read = || {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let (from, mut db) = (Connection::open_with_flags(target, flags)?, Connection::open_in_memory()?);
-        from.busy_timeout(super::BUSY)?;
-        match Backup::new(&from, &mut db)?.step(-1)? {
+    beside_host(target, |from| {
+        let mut db = Connection::open_in_memory()?;
+        match Backup::new(from, &mut db)?.step(-1)? {
             StepResult::Done => {}
             _ => return Err(damaged("the store was in use all the time")),
         }
-        let number = |name| db.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0));
-        let (application, version) = (number("application_id")?, number("user_version")?);
-        match known(application, version) {
-            Ok(()) => whole(&db, version, state),
-            Err(problem) => Ok(Err(problem)),
-        }
-    };
-    let unusable = |problem| OpenError::Unusable { file: target.to_owned(), problem };
-    read().map_err(|error| unusable(words(&error)))?.map_err(unusable)
+        let version = version(&db)?;
+        whole(&db, version, state)
+    })
 }
 
-fn known(application: i32, version: i32) -> Result<(), String> {
+/// As [`live`], of one session alone: see [`rows::kept`].
+pub(super) fn live_kept(target: &Path, id: SessionId) -> Result<Option<Kept>, OpenError> {
+    beside_host(target, |db| {
+        // All that is read is of its moment.
+        let _moment = db.unchecked_transaction()?;
+        rows::kept(db, version(db)?, id)
+    })
+}
+
+fn beside_host<T>(target: &Path, look: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, OpenError> {
+    let read = || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(target, flags)?;
+        db.busy_timeout(super::BUSY)?;
+        look(&db)
+    };
+    read().map_err(|error| OpenError::Unusable { file: target.to_owned(), problem: words(&error) })
+}
+
+fn version(db: &Connection) -> rusqlite::Result<i32> {
+    let number = |name| db.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0));
+    let version = number("user_version")?;
+    known(number("application_id")?, version)?;
+    Ok(version)
+}
+
+fn known(application: i32, version: i32) -> rusqlite::Result<()> {
     if application != APPLICATION_ID {
-        return Err("it is an SQLite database, and not one of conductor-host".into());
+        return Err(damaged("it is an SQLite database, and not one of conductor-host"));
     }
     if version > VERSION {
-        return Err(format!("it was written by a later conductor-host: its format is {version}, and this one knows those up to {VERSION}"));
+        return Err(damaged(format!(
+            "it was written by a later conductor-host: its format is {version}, and this one knows those up to {VERSION}"
+        )));
     }
     if version < 1 {
-        return Err(format!("its format is {version}, which no conductor-host writes"));
+        return Err(damaged(format!("its format is {version}, which no conductor-host writes")));
     }
     Ok(())
 }
 
-/// Each page and each row of a copy.
-fn whole(db: &Connection, version: i32, state: impl FnMut(SessionId, SavedState)) -> rusqlite::Result<Result<Found, String>> {
+/// Each page and each row of a copy. `state` gets each saved state.
+pub(super) fn whole(db: &Connection, version: i32, state: impl FnMut(SessionId, SavedState)) -> rusqlite::Result<Found> {
     let verdict: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if verdict != "ok" {
-        return Ok(Err(format!("it is damaged: {verdict}")));
+        return Err(damaged(format!("it is damaged: {verdict}")));
     }
     if version < VERSION {
         schema::migrate(db, version)?;
     }
     if let Some(name) = schema::missing(db)? {
-        return Ok(Err(format!("{name} is missing in it, or is not as it was made")));
+        return Err(damaged(format!("{name} is missing in it, or is not as it was made")));
     }
     let (content, tally) = rows::read(db, state)?;
-    Ok(Ok(Found { content, tally, version }))
+    Ok(Found { content, tally, version })
 }
 
 /// What went wrong, without SQL in it.

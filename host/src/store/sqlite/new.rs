@@ -18,27 +18,18 @@ use super::{
 use crate::sessions::SessionId;
 
 /// Saved states, one after the other, each read only when it is its turn.
-pub(super) type States<'a> = &'a mut dyn Iterator<Item = io::Result<(SessionId, SavedState)>>;
+pub(in crate::store) type States<'a> = &'a mut dyn Iterator<Item = io::Result<(SessionId, SavedState)>>;
 
 /// Puts a database with this content where nothing was, for its owner alone, durable when this returns. Its folder must be there.
-pub(super) fn create(target: &Path, content: &Content, states: States<'_>) -> io::Result<()> {
-    put(target, |file| {
-        let db = open(file).map_err(|error| io_error(&error))?;
-        let filled = fill(&db, content, &Resting::default(), states);
-        let closed = db.close().map_err(|(_, error)| io_error(&error));
-        filled.and(closed)
-    })
-}
-
-/// Puts a file in the place `target`, which must be free, once `make` has made it under another name and closed it.
-pub(super) fn put(target: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+pub(in crate::store) fn create(target: &Path, content: &Content, states: States<'_>) -> io::Result<()> {
     if target.symlink_metadata().is_ok() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
     let folder = folder_of(target);
     // Of mode 0600 from its creation.
     let file = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
-    make(file.path())?;
+    let db = open(file.path()).map_err(|error| io_error(&error))?;
+    fill(db, content, &Resting::default(), states)?;
     file.as_file().sync_all()?;
     file.persist_noclobber(target).map_err(|error| error.error)?;
     sync_name(target)?;
@@ -53,9 +44,15 @@ fn open(file: &Path) -> rusqlite::Result<Connection> {
     Ok(db)
 }
 
-/// Puts all of it into a database without sessions, in one transaction. Ids that rested there and do not rest in `content` are no longer at rest.
-pub(super) fn fill(db: &Connection, content: &Content, rested: &Resting, states: States<'_>) -> io::Result<()> {
-    let put = || {
+/// Puts all of it into a database without sessions, in one transaction, and closes it. Ids that rested there and do not rest in `content` are no longer at rest.
+pub(super) fn fill(db: Connection, content: &Content, rested: &Resting, states: States<'_>) -> io::Result<()> {
+    let filled = put(&db, content, rested, states);
+    let closed = db.close().map_err(|(_, error)| io_error(&error));
+    filled.and(closed)
+}
+
+fn put(db: &Connection, content: &Content, rested: &Resting, states: States<'_>) -> io::Result<()> {
+    let begin = || {
         let transaction = db.unchecked_transaction()?;
         let mut tally = Tally::read(db)?;
         for (id, session) in &content.sessions {
@@ -70,7 +67,7 @@ pub(super) fn fill(db: &Connection, content: &Content, rested: &Resting, states:
         rusqlite::Result::Ok((transaction, tally))
     };
     let sqlite = |error: rusqlite::Error| io_error(&error);
-    let (transaction, mut tally) = put().map_err(sqlite)?;
+    let (transaction, mut tally) = begin().map_err(sqlite)?;
     for state in states {
         let (id, state) = state?;
         tally.put_state(db, id, Some(&state)).map_err(sqlite)?;

@@ -1,13 +1,14 @@
 //! Rows, their sums, and the tally of all of them.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    super::{SavedState, StoredSession, change::Content, json::format, transfer::Counts},
+    super::{SavedState, StoredSession, change::Content, json::format},
     check::damaged,
+    schema::VERSION,
 };
 use crate::sessions::SessionId;
 
@@ -44,11 +45,6 @@ impl Tally {
     pub(super) fn read(db: &Connection) -> rusqlite::Result<Self> {
         db.prepare_cached("SELECT transactions, sessions, resting, states, sum FROM tally WHERE key = 1")?
             .query_row([], |row| Ok(Self { transactions: row.get(0)?, rows: [row.get(1)?, row.get(2)?, row.get(3)?], sum: row.get(4)? }))
-    }
-
-    pub(super) fn counts(&self) -> Counts {
-        let [sessions, resting, states] = self.rows.map(|rows| usize::try_from(rows).unwrap_or_default());
-        Counts { sessions, resting, states }
     }
 
     /// Writes it as that of the next transaction.
@@ -129,13 +125,24 @@ pub(super) fn sum(table: Table, key: i64, content: &[&[u8]]) -> i64 {
     i64::from_le_bytes(sum)
 }
 
-/// The state of this session; the problem where it is not what was saved.
-pub(super) fn state(db: &Connection, id: SessionId) -> Result<Option<SavedState>, String> {
-    let read = || {
-        let mut rows = db.prepare_cached("SELECT key, version, bytes, sum FROM states WHERE key = ?1")?;
-        rows.query_row([key(id)], |row| Ok(parse_state(row)?.1)).optional()
-    };
-    read().map_err(|error| error.to_string())
+/// A session, and what its conductor has saved.
+pub(super) type Kept = (Arc<StoredSession>, SavedState);
+
+/// What is kept of this session. Nothing where it is not there or has no state, which the tally of all rows alone can confirm, and nothing where the format
+/// is an earlier one.
+pub(super) fn kept(db: &Connection, version: i32, id: SessionId) -> rusqlite::Result<Option<Kept>> {
+    if version < VERSION {
+        return Ok(None);
+    }
+    let mut rows = db.prepare("SELECT key, record, sum FROM sessions WHERE key = ?1")?;
+    let session = rows.query_row([key(id)], |row| Ok(parse_session(row, &mut HashSet::new())?.1)).optional()?;
+    Ok(session.zip(state(db, id)?))
+}
+
+/// The state of this session.
+pub(super) fn state(db: &Connection, id: SessionId) -> rusqlite::Result<Option<SavedState>> {
+    let mut rows = db.prepare_cached("SELECT key, version, bytes, sum FROM states WHERE key = ?1")?;
+    rows.query_row([key(id)], |row| Ok(parse_state(row)?.1)).optional()
 }
 
 /// The id of a row whose content has this sum.
@@ -152,6 +159,13 @@ fn checked(row: &Row<'_>, table: Table, content: &[&[u8]]) -> rusqlite::Result<S
     Ok(id)
 }
 
+fn parse_session(row: &Row<'_>, types: &mut HashSet<Arc<str>>) -> rusqlite::Result<(SessionId, Arc<StoredSession>)> {
+    let record: String = row.get("record")?;
+    let id = checked(row, Table::Sessions, &[record.as_bytes()])?;
+    let session = format::parse_record(id, &record, types).map_err(|problem| damaged(format!("session {id}: {problem}")))?;
+    Ok((id, session.into()))
+}
+
 fn parse_state(row: &Row<'_>) -> rusqlite::Result<(SessionId, SavedState)> {
     let (version, bytes): (u32, Vec<u8>) = (row.get("version")?, row.get("bytes")?);
     let id = checked(row, Table::States, &[&version.to_le_bytes(), &bytes])?;
@@ -166,11 +180,9 @@ pub(super) fn read(db: &Connection, mut state: impl FnMut(SessionId, SavedState)
     let mut rows = db.prepare("SELECT key, record, sum FROM sessions ORDER BY key")?;
     let mut rows = rows.query([])?;
     while let Some(row) = rows.next()? {
-        let record: String = row.get("record")?;
-        let id = checked(row, Table::Sessions, &[record.as_bytes()])?;
-        let session = format::parse_record(id, &record, &mut types).map_err(|problem| damaged(format!("session {id}: {problem}")))?;
+        let (id, session) = parse_session(row, &mut types)?;
         counted.add(Table::Sessions, row.get("sum")?);
-        content.sessions.insert(id, session.into());
+        content.sessions.insert(id, session);
     }
     let mut rows = db.prepare("SELECT key, until, sum FROM resting ORDER BY key")?;
     let mut rows = rows.query([])?;

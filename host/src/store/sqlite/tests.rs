@@ -11,23 +11,26 @@ use std::{
 
 use super::{
     super::{
-        Change, StoredSession,
+        Applied, Change, SavedState, Store, StoreError, StoredSession,
         contract::{create as created, id, join, labels, limits, rules, save, saved, session, wait},
+        lock::LockError,
         model::names,
+        queue::Work,
     },
     *,
 };
+use crate::sessions::SessionId;
 
 pub(super) const NEVER: Duration = Duration::from_secs(3600);
 
 pub(super) struct Bench {
     pub(super) _folder: tempfile::TempDir,
     pub(super) file: PathBuf,
-    pub(super) store: SqliteStore,
+    pub(super) store: Queue,
 }
 
-pub(super) fn open_file(file: &Path) -> Opened<SqliteStore> {
-    SqliteStore::open(file, None, 0, NEVER)
+pub(super) fn open_file(file: &Path) -> Opened<Queue> {
+    open(file, None, 0, NEVER)
 }
 
 impl Bench {
@@ -35,7 +38,7 @@ impl Bench {
     pub(super) fn new(retry: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("sessions.db");
-        let (store, _) = SqliteStore::open(&file, None, 0, retry).unwrap();
+        let (store, _) = open(&file, None, 0, retry).unwrap();
         let bench = Self { _folder: folder, file, store };
         bench.apply(created("1")).unwrap();
         bench.apply(join("1", "a", 10)).unwrap();
@@ -49,7 +52,7 @@ impl Bench {
     /// On the writer's thread.
     pub(super) fn run<T: Send + 'static>(&self, run: impl FnOnce(&Connection) -> T + Send + 'static) -> T {
         let (to, from) = mpsc::channel();
-        self.store.queue.send(Work::Run(Box::new(move |db| to.send(run(db)).unwrap()))).unwrap();
+        self.store.work.send(Work::Run(Box::new(move |db| to.send(run(db)).unwrap()))).unwrap();
         from.recv_timeout(Duration::from_secs(30)).unwrap()
     }
 
@@ -140,7 +143,7 @@ fn changes_that_wait_share_a_transaction() {
     let transactions = || bench.run(|db| rows::Tally::read(db).unwrap().transactions);
     let before = transactions();
     let (go, wait_for_go) = mpsc::channel::<()>();
-    bench.store.queue.send(Work::Run(Box::new(move |_| wait_for_go.recv().unwrap()))).unwrap();
+    bench.store.work.send(Work::Run(Box::new(move |_| wait_for_go.recv().unwrap()))).unwrap();
     let answers: Vec<_> = (0..300).map(|n| bench.store.apply(created(&format!("9{n:05}")))).collect();
     go.send(()).unwrap();
     assert!(answers.into_iter().all(|answer| wait(answer).is_ok()));
@@ -159,7 +162,7 @@ fn a_json_store_is_taken_over_once_and_kept() {
     for change in [created("1"), join("1", "a", 10), save("1", saved(3, "x")), created("02"), join("02", "b", 9), Change::Close(id("02"))] {
         wait(before.apply(change)).unwrap();
     }
-    let open = || SqliteStore::open(&file, Some(&json), 0, NEVER);
+    let open = || open(&file, Some(&json), 0, NEVER);
     assert!(matches!(open(), Err(OpenError::Lock(LockError::Held { .. }))), "a host works with it");
     assert!(!file.exists());
     wait(before.shutdown());
@@ -168,6 +171,12 @@ fn a_json_store_is_taken_over_once_and_kept() {
     fs::write(&json, "{").unwrap();
     assert!(matches!(open(), Err(OpenError::Unusable { .. })) && !file.exists());
     fs::write(&json, &text).unwrap();
+    // Nor does saved state that cannot.
+    let state = fs::read_dir(beside(&json, ".state")).unwrap().next().unwrap().unwrap().path();
+    let saved_state = fs::read(&state).unwrap();
+    fs::write(&state, "x").unwrap();
+    assert!(matches!(open(), Err(OpenError::Unusable { file: named, .. }) if named == json.canonicalize().unwrap()) && !file.exists());
+    fs::write(&state, saved_state).unwrap();
     let (store, loaded) = open().unwrap();
     assert_eq!((names(&loaded.sessions[0]), &loaded.resting[..]), (vec![("a".into(), 10)], &[(id("02"), 9)][..]));
     assert_eq!(wait(store.state(id("1"))).unwrap(), Some(saved(3, "x")));

@@ -1,9 +1,12 @@
 //! The thread that owns the sessions and the database.
+//!
+//! A transaction takes what is queued when it begins, and does not wait for more. While it is made durable, whoever comes queues up and shares the next one: so
+//! groups grow with the load by themselves. A wait would delay a single caller, who has nobody to share with, by all of it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::{Arc, PoisonError, mpsc},
+    sync::mpsc,
     time::Duration,
 };
 
@@ -15,8 +18,8 @@ use super::{
         Applied, Change, SavedState, StoreError,
         change::{Content, Undo},
         lock::FileLock,
+        queue::{Part, State, Trouble, Work},
     },
-    State, Trouble, Work,
     check::{io_error, words},
     rows::{self, Tally},
 };
@@ -121,20 +124,13 @@ impl Writer {
         }
     }
 
-    /// Waits for work; nothing once nobody can bring any. While there is trouble, tries now and then whether it is over.
     fn next(&mut self, queue: &mpsc::Receiver<Work>) -> Option<Work> {
-        while self.in_trouble() {
-            match queue.recv_timeout(self.retry) {
-                Ok(work) => return Some(work),
-                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    if self.write_again() {
-                        self.settle();
-                    }
-                }
+        let (trouble, retry) = (self.trouble.clone(), self.retry);
+        trouble.next(queue, retry, || {
+            if self.write_again() {
+                self.trouble.settle(Part::Sessions);
             }
-        }
-        queue.recv().ok()
+        })
     }
 
     fn commit(&mut self, batch: Vec<(Change, oneshot::Sender<Applied>)>) {
@@ -160,16 +156,15 @@ impl Writer {
         }
         if !concerned.is_empty() || self.unsettled || self.doubt {
             match self.write(&concerned) {
-                Ok(()) => self.settle(),
+                Ok(()) => self.trouble.settle(Part::Sessions),
                 Err(error) => {
-                    for step in undo.into_iter().rev() {
-                        self.content.take_back(step);
-                    }
-                    let why = self.complain(error.to_string().into());
+                    self.content.take_back(undo);
+                    let why = self.trouble.complain(Part::Sessions, error.to_string().into());
                     if self.unsettled {
                         self.write_again();
                     }
-                    answers = batch.iter().map(|(change, _)| self.refuse(change, &why)).collect();
+                    let unsure = self.unsettled || self.doubt;
+                    answers = batch.iter().map(|(change, _)| self.content.refuse(change, &why, unsure)).collect();
                 }
             }
         }
@@ -179,27 +174,13 @@ impl Writer {
         }
     }
 
-    /// The answer after a failed write, as if each change that needs one had never come: what needs none is answered still. A save needs it, since
-    /// it may be of a session that was to be created, or have been meant for after a change that was not made.
-    fn refuse(&self, change: &Change, why: &Arc<str>) -> Applied {
-        let current = self.content.sessions.get(&change.id());
-        match (self.content.ask(change)?, current, change) {
-            (Some(after), Some(before), change)
-                if Arc::ptr_eq(&after, before) && !self.unsettled && !self.doubt && !matches!(change, Change::Save { .. }) =>
-            {
-                Ok(Some(after))
-            }
-            _ => Err(StoreError::Write(Arc::clone(why))),
-        }
-    }
-
     /// A transaction that changes nothing, on nobody's behalf; true where that worked. The trouble it came from stays on show until a change
     /// or a later try succeeds.
     fn write_again(&mut self) -> bool {
         match self.write(&Concerned::default()) {
             Ok(()) => true,
             Err(error) => {
-                self.complain(error.to_string().into());
+                self.trouble.complain(Part::Sessions, error.to_string().into());
                 false
             }
         }
@@ -264,29 +245,6 @@ impl Writer {
     }
 
     fn state(&self, id: SessionId) -> State {
-        rows::state(&self.db, id).map_err(|problem| StoreError::State(id, problem.into()))
-    }
-
-    fn in_trouble(&self) -> bool {
-        self.slot().is_some()
-    }
-
-    fn complain(&self, why: Arc<str>) -> Arc<str> {
-        let before = self.slot().replace(Arc::clone(&why));
-        // Said once, not with every refused change.
-        if before.as_ref() != Some(&why) {
-            tracing::error!(error = &*why, "the session store cannot be written; changes are refused");
-        }
-        why
-    }
-
-    fn settle(&self) {
-        if self.slot().take().is_some() {
-            tracing::info!("the session store can be written again");
-        }
-    }
-
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<str>>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+        rows::state(&self.db, id).map_err(|error| StoreError::State(id, error.to_string().into()))
     }
 }

@@ -29,13 +29,16 @@ impl Place {
         })
     }
 
-    /// The `json:` store in the file `before`, where that is there and this store is not: a host that starts takes it over.
-    #[must_use]
-    pub fn or_before(self, before: Option<PathBuf>) -> Self {
-        match before {
-            Some(before) if before.exists() && self.there().is_none() => Self::Json(before),
-            _ => self,
-        }
+    /// As [`Place::of`]; but the `json:` store in the file `before`, where that is there and what `url` names is not: a host that starts takes it over.
+    ///
+    /// # Errors
+    /// Where the url is unknown.
+    pub fn in_use(url: &str, base: &Path, before: Option<PathBuf>) -> Result<Option<Self>, OpenError> {
+        let named = Self::of(url, base)?;
+        Ok(named.map(|named| match before {
+            Some(before) if before.exists() && named.there().is_none() => Self::Json(before),
+            _ => named,
+        }))
     }
 
     /// Its file.

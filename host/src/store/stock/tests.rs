@@ -7,7 +7,7 @@ use serde_json::Map;
 use super::*;
 use crate::store::{
     Change, Extra, Loaded, StoredClient, StoredTimer,
-    contract::{id, save, saved, session, wait},
+    contract::{create as create_session, id, join, save, saved, session, wait},
     lock::LockError,
     open,
     transfer::create,
@@ -113,6 +113,101 @@ fn a_store_at_rest_is_read_and_nothing_is_made() {
     fs::write(json.file(), "{\"1\": 2, \"3\": 4").unwrap();
     let Err(StockError::Damaged { problems, .. }) = read_at_rest(&json) else { panic!("it is damaged") };
     assert_eq!(problems.len(), 3, "{problems:?}");
+}
+
+/// A store that was never a host's.
+fn put(place: &Place, content: &Content, states: &[(SessionId, SavedState)]) -> io::Result<()> {
+    let mut states = states.iter().cloned().map(Ok);
+    match place {
+        Place::Json(file) => aside::fill(file, To::New, content, &mut states),
+        Place::Sqlite(file) => sqlite::new::create(file, content, &mut states),
+    }
+}
+
+fn in_folder(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let entry = |entry: io::Result<fs::DirEntry>| entry.unwrap();
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(entry).filter(|entry| entry.path().is_file()).collect();
+    files.sort_by_key(fs::DirEntry::file_name);
+    files.iter().map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
+}
+
+#[test]
+fn each_kind_of_store_is_read_at_rest_and_nothing_is_made() {
+    for url in ["json:sessions.json", "sqlite:sessions.db"] {
+        let folder = tempfile::tempdir().unwrap();
+        let there = place(url, folder.path());
+        assert!(matches!(read_at_rest(&there), Err(StockError::Missing(_))));
+        put(&there, &Content { sessions: [(id("1"), session("1"))].into(), ..Content::default() }, &[]).unwrap();
+        assert_eq!(read_at_rest(&there).unwrap().counts(), Counts { sessions: 1, ..Counts::default() });
+        assert_eq!(in_folder(folder.path()).len(), 1, "{url}");
+        let (store, _) = open(url, folder.path(), Duration::ZERO, 0).unwrap();
+        assert!(matches!(read_at_rest(&there), Err(StockError::Open(OpenError::Lock(LockError::Held { .. })))));
+        for _ in 0..2 {
+            wait(store.apply(save("1", saved(1, "x")))).unwrap();
+        }
+        wait(store.apply(create_session("02"))).unwrap();
+        wait(store.apply(join("02", "a", 9))).unwrap();
+        wait(store.apply(Change::Close(id("02")))).unwrap();
+        wait(store.shutdown());
+        let before = in_folder(folder.path());
+        let rests = read_at_rest(&there).unwrap();
+        let resting: Vec<_> = rests.content.resting.iter().collect();
+        let states: Vec<_> = rests.states().map(Result::unwrap).collect();
+        assert_eq!((rests.sessions().len(), resting, states), (1, vec![(id("02"), 9)], vec![(id("1"), saved(1, "x"))]));
+        assert_eq!(in_folder(folder.path()), before, "{url}");
+        drop(rests);
+        fs::write(there.file(), "{").unwrap();
+        assert!(matches!(read_at_rest(&there), Err(StockError::Damaged { .. })));
+    }
+    assert_eq!(Place::of("memory:", Path::new("/")).unwrap(), None);
+}
+
+#[test]
+fn the_extremes_of_a_store_go_from_one_kind_to_the_other_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let [first, second, last] = ["json:a.json", "sqlite:sub/b.db", "json:c.json"].map(|url| place(url, folder.path()));
+    let content = Content {
+        sessions: ["1", "02"].map(|number| (id(number), session(number))).into(),
+        resting: [(id("3"), 7), (id("0004"), u64::MAX)].into_iter().collect(),
+    };
+    let states = [(id("1"), saved(u32::MAX, "\n\0")), (id("02"), saved(0, ""))];
+    put(&first, &content, &states).unwrap();
+    for (from, to) in [(&first, &second), (&second, &last)] {
+        // The folder is made where it is missing.
+        import(&read_at_rest(from).unwrap(), to, 0, false, &mut || ()).unwrap();
+        assert_eq!(put(to, &Content::default(), &[]).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    }
+    assert_eq!(fs::read(first.file()).unwrap(), fs::read(last.file()).unwrap());
+    let read = read_at_rest(&last).unwrap();
+    assert_eq!(read.content.resting.iter().collect::<Vec<_>>(), content.resting.iter().collect::<Vec<_>>());
+    assert_eq!(read.states().map(Result::unwrap).collect::<Vec<_>>(), states);
+}
+
+#[test]
+fn a_backup_is_whole_whether_a_host_runs_or_not_and_opens_as_a_store() {
+    for kind in ["sqlite", "json"] {
+        let folder = tempfile::tempdir().unwrap();
+        let to = |name: &str| folder.path().join(name);
+        let here = place(&format!("{kind}:a"), folder.path());
+        let backup = |name: &str| backup(&here, &to(name), &mut || ()).map(|(_, counts, _)| counts);
+        let (store, _) = open(&here.to_string(), folder.path(), Duration::ZERO, 0).unwrap();
+        wait(store.apply(create_session("1"))).unwrap();
+        wait(store.apply(save("1", saved(1, "x")))).unwrap();
+        let one = Counts { sessions: 1, saved: 1, ..Counts::default() };
+        assert_eq!(backup("live").unwrap(), one);
+        wait(store.apply(create_session("2"))).unwrap();
+        assert!(matches!(backup("live"), Err(StockError::Exists(_))));
+        wait(store.shutdown());
+        assert_eq!(backup("rest").unwrap(), Counts { sessions: 2, ..one });
+        for (copy, sessions) in [("live", 1), ("rest", 2)] {
+            let (store, loaded) = open(&format!("{kind}:{copy}"), folder.path(), Duration::ZERO, 0).unwrap();
+            assert_eq!((loaded.sessions.len(), wait(store.state(id("1"))).unwrap()), (sessions, Some(saved(1, "x"))));
+            wait(store.apply(create_session("3"))).unwrap();
+            wait(store.shutdown());
+        }
+        let none = place(&format!("{kind}:none"), folder.path());
+        assert!(super::backup(&none, &to("c"), &mut || ()).is_err() && !to("c").exists());
+    }
 }
 
 #[test]
@@ -298,6 +393,23 @@ fn one_session_is_read_whatever_the_others_are() {
     assert!(matches!(found(1), Ok(Some((_, None)))));
     assert!(matches!(found(77), Ok(None)));
     assert!(matches!(found(13), Err(StockError::Damaged { problems, .. }) if problems.len() == 1));
+}
+
+#[test]
+fn one_session_of_a_database_is_read_whatever_the_others_are() {
+    let folder = tempfile::tempdir().unwrap();
+    fill_by_host("sqlite:a.db", folder.path(), 40);
+    let db = place("sqlite:a.db", folder.path());
+    let found = |number| super::session(&db, session_id(number));
+    let damaged = |number| matches!(found(number), Err(StockError::Damaged { problems, .. }) if problems.len() == 1);
+    assert!(matches!(found(1), Ok(Some((_, None)))) && matches!(found(77), Ok(None)));
+    let damage = |sql: &str| rusqlite::Connection::open(db.file()).unwrap().execute_batch(sql).unwrap();
+    damage("UPDATE states SET bytes = 'x' WHERE key = (SELECT key FROM states LIMIT 1 OFFSET 1)");
+    let state = found(33).unwrap().unwrap().1.unwrap();
+    assert_eq!((state.version, &state.bytes[..]), (33, &33_u64.to_le_bytes()[..]));
+    assert!(damaged(13));
+    // One without saved state may have had some: all of the database says so.
+    assert!(damaged(1) && damaged(77));
 }
 
 #[test]

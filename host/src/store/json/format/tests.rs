@@ -11,7 +11,7 @@ use super::{
         disk::RealDisk,
         model::names,
     },
-    super::{JsonStore, Opened},
+    super::{Opened, Queue, open},
     *,
 };
 
@@ -52,8 +52,8 @@ impl Place {
         self.folder.path().join("session_data.json")
     }
 
-    fn open(&self) -> Opened<JsonStore> {
-        JsonStore::open(&self.file(), GRANTED, Duration::from_secs(3600), RealDisk)
+    fn open(&self) -> Opened<Queue> {
+        open(&self.file(), GRANTED, Duration::from_secs(3600), RealDisk)
     }
 
     /// Applies one change and gives the file's new content.
@@ -271,7 +271,7 @@ fn what_would_be_a_guess_stops_the_start_and_is_left_alone() {
 #[test]
 fn what_is_no_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let open = |path: PathBuf| JsonStore::open(&path, 0, Duration::ZERO, RealDisk).unwrap_err().to_string();
+    let open = |path: PathBuf| open(&path, 0, Duration::ZERO, RealDisk).unwrap_err().to_string();
     let message = open(folder.path().into());
     assert!(message.contains("not a regular file"), "{message}");
     assert!(open(folder.path().join("..")).contains("not the name of a file"));

@@ -15,7 +15,7 @@ use super::{
             disk::RealDisk,
             faults::{IO_ERROR, NO_SPACE, SAVE_STEPS, STEPS, Step},
         },
-        GROUP, JsonStore,
+        GROUP, open,
         tests::{Bench, NEVER, is_write_error},
     },
     *,
@@ -82,7 +82,7 @@ fn found(file: &Path) -> Option<SavedState> {
             fs::copy(folder(file).join(&name), folder(&target).join(&name)).unwrap();
         }
     }
-    let (store, _) = JsonStore::open(&target, 0, NEVER, RealDisk).unwrap();
+    let (store, _) = open(&target, 0, NEVER, RealDisk).unwrap();
     wait(store.state(id("1"))).unwrap()
 }
 
@@ -261,7 +261,7 @@ fn a_refused_save_that_reached_its_name_is_removed_as_soon_as_that_works() {
     drop(store);
     let deadline = Instant::now() + Duration::from_secs(30);
     let again = loop {
-        match JsonStore::open(&file, 0, NEVER, RealDisk) {
+        match open(&file, 0, NEVER, RealDisk) {
             Ok((again, _)) => break again,
             Err(error) => assert!(matches!(error, OpenError::Lock(_)) && Instant::now() < deadline, "{error}"),
         }
@@ -345,7 +345,7 @@ fn what_is_left_over_is_removed_at_the_start_and_nothing_else() {
     for name in foreign.iter().chain(&left) {
         fs::write(bench.states().join(name), &content).unwrap();
     }
-    let (store, _) = JsonStore::open(&bench.file, 0, NEVER, RealDisk).unwrap();
+    let (store, _) = open(&bench.file, 0, NEVER, RealDisk).unwrap();
     let mut expected = [&foreign[..], &[later]].concat();
     expected.sort();
     assert_eq!(in_folder(&bench.states()), expected);
@@ -360,7 +360,7 @@ fn a_store_whose_file_was_taken_away_keeps_its_states() {
     wait(bench.store.shutdown());
     let away = bench.folder.path().join("away");
     fs::rename(&bench.file, &away).unwrap();
-    let error = JsonStore::open(&bench.file, 0, NEVER, RealDisk).unwrap_err();
+    let error = open(&bench.file, 0, NEVER, RealDisk).unwrap_err();
     assert!(matches!(error, OpenError::Unusable { .. }));
     let message = error.to_string();
     assert!(message.contains("it is missing, and the saved state of its sessions is there"), "{message}");
@@ -470,7 +470,7 @@ fn nobody_tells_what_was_saved() {
     let error = wait(bench.store.state(id("1"))).unwrap_err();
     shown += &format!("{error} {error:?}");
     wait(bench.store.shutdown());
-    drop(JsonStore::open(&bench.file, 0, NEVER, RealDisk).unwrap());
+    drop(open(&bench.file, 0, NEVER, RealDisk).unwrap());
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(log.contains("the folder of saved state cannot be written"), "{log}");
     // As text, as Debug shows bytes, and as hexadecimal digits.

@@ -61,7 +61,7 @@ impl Sample {
     /// So many sessions; the first of them have saved so many bytes each.
     fn new(sessions: usize, saves: &[usize]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = JsonStore::open(&folder.path().join("sessions.json"), GRANTED, NEVER, Unsynced).unwrap();
+        let (store, _) = open(&folder.path().join("sessions.json"), GRANTED, NEVER, Unsynced).unwrap();
         let (mut changes, mut states) = (Vec::new(), BTreeMap::new());
         for (number, time) in (0..=sessions).zip(100..) {
             let number = number.to_string();
@@ -107,7 +107,7 @@ impl Sample {
 
     /// What a start finds, and which states are refused.
     fn start(&self) -> Result<(All, Vec<String>), String> {
-        let (store, loaded) = JsonStore::open(&self.file(), GRANTED, NEVER, Unsynced).map_err(|error| error.to_string())?;
+        let (store, loaded) = open(&self.file(), GRANTED, NEVER, Unsynced).map_err(|error| error.to_string())?;
         let (mut states, mut refused) = (BTreeMap::new(), Vec::new());
         for session in &loaded.sessions {
             match wait(store.state(session.id)) {

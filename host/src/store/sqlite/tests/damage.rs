@@ -25,7 +25,8 @@ fn put(target: &Path, files: &Files) {
 fn found([file, log, shared]: &Files) -> Result<All, String> {
     let mut states = BTreeMap::new();
     let state = |id: SessionId, state| drop(states.insert(id.to_string(), state));
-    let found = check::examine(file.clone().unwrap(), log.as_deref().unwrap_or_default(), shared.as_deref(), state)?;
+    let look = |db: &Connection, version| check::whole(db, version, state);
+    let found = check::examine(file.clone().unwrap(), log.as_deref().unwrap_or_default(), shared.as_deref(), look)?;
     Ok(All::new(found.content.sessions.values(), found.content.resting.iter(), states))
 }
 

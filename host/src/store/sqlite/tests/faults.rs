@@ -71,7 +71,7 @@ fn a_commit_that_fails_answers_as_if_its_changes_had_never_come() {
     let bench = Bench::new(NEVER);
     bench.run(break_commits);
     let (go, wait_for_go) = mpsc::channel::<()>();
-    bench.store.queue.send(Work::Run(Box::new(move |_| wait_for_go.recv().unwrap()))).unwrap();
+    bench.store.work.send(Work::Run(Box::new(move |_| wait_for_go.recv().unwrap()))).unwrap();
     let changes =
         [created("3"), created("3"), join("3", "a", 1), save("1", saved(1, "x")), Change::Close(id("1")), join("1", "a", 10), created("1")];
     let answers = changes.map(|change| bench.store.apply(change));

@@ -8,8 +8,8 @@ use crate::store::{
     contract::{session, wait},
     disk::RealDisk,
     json::{
-        JsonStore,
         format::{parse, parse_all, render},
+        open,
         tests::NEVER,
     },
 };
@@ -41,7 +41,7 @@ fn an_edited_file_is_refused_until_its_sum_is_deleted() {
     let file = folder.path().join("sessions.json");
     let edited = written([1, 2]).replacen("\"0424\"", "\"0425\"", 1);
     fs::write(&file, &edited).unwrap();
-    let open = || JsonStore::open(&file, 0, NEVER, RealDisk);
+    let open = || open(&file, 0, NEVER, RealDisk);
     let message = open().unwrap_err().to_string();
     let sum = edited.split('"').nth_back(1).unwrap();
     assert!(message.contains(&format!("its \"sum\" begins with {}, and that of its content with ", &sum[..8])), "{message}");
