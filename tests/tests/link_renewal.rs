@@ -44,8 +44,9 @@ impl Crowd {
         let devices = (0..=2).map(|qos| {
             let (stop, topic) = (stop.clone(), topic(session, &format!("q{qos}")));
             let name = format!("{round}-{qos}");
+            // Before any of them has sent enough for the broker to be killed.
+            let mut device = Mqtt::connect_to(broker, Version::V5, Way::Tcp, &Credentials::new(&name, "", "")).unwrap();
             thread::spawn(move || {
-                let mut device = Mqtt::connect_to(broker, Version::V5, Way::Tcp, &Credentials::new(&name, "", "")).unwrap();
                 let mut sent = 0;
                 while !stop.load(Ordering::Relaxed) {
                     match device.try_publish(&topic, &format!("{name}-{sent}"), qos, false) {
