@@ -143,6 +143,8 @@ fn renewing_the_token_and_changing_the_certificate_lose_nothing() {
     let options = external(&format!("mqtts://localhost:{secure}"))
         .set("mqtt.ca", json!(broker.folder().join("ca.pem")))
         .set("token.ttl", json!("3s"))
+        // A busy machine takes its time.
+        .set("sessions.deadline", json!("60s"))
         .set("log.level", json!("debug"));
     let host = Host::start(options);
     wait_up(&host);
@@ -159,7 +161,8 @@ fn renewing_the_token_and_changing_the_certificate_lose_nothing() {
     let mut said = 0;
     until("three renewals", || {
         let often = json!({"name": "said", "payload": "", "qos": 1 + said % 2, "times": 20});
-        assert_eq!(host.request(&session, "say_often", often).status, 200);
+        let answer = host.request(&session, "say_often", often);
+        assert_eq!(answer.status, 200, "{}", answer.body);
         said += 1;
         (renewed() >= 3).then_some(())
     });
