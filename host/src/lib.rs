@@ -9,6 +9,7 @@ pub mod config;
 pub mod http;
 pub mod logging;
 pub mod migrate;
+pub mod networks;
 mod plugin;
 pub mod reload;
 pub mod services;

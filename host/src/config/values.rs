@@ -15,7 +15,10 @@ use hyper::Uri;
 use serde_json::{Map, Value};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use crate::tokens::claims::UsernameRule;
+use crate::{
+    networks::{Networks, network},
+    tokens::claims::UsernameRule,
+};
 
 /// Said about every value and key that this version knows by name only.
 pub(super) const LATER: &str = "not available in this version";
@@ -238,6 +241,15 @@ pub(super) const LISTEN_OR_OFF: Parser<Vec<SocketAddr>> = Parser {
     parse: addresses,
 };
 
+pub(super) const NETWORKS: Parser<Networks> = Parser {
+    kind: Kind::Text,
+    expected: "a network such as \"10.0.0.0/8\", \"2001:db8::/32\" or \"192.0.2.7\", a list of them, or \"\" for none",
+    parse: |value| {
+        let parse = |text: String| network(text.trim()).ok_or_else(|| Fault::Element(format!("{text:?}")));
+        texts(value)?.into_iter().map(parse).collect()
+    },
+};
+
 pub(super) const HTTP_URL: Parser<Option<String>> = Parser {
     kind: Kind::Text,
     expected: "a URL such as \"https://sessions.example.org\"",
@@ -341,17 +353,21 @@ fn duration(value: &Value, least: Duration, most: Duration) -> Result<Duration, 
     parsed.filter(|duration| (least..=most).contains(duration)).ok_or(Fault::Unexpected)
 }
 
-/// A text, which may hold several separated by commas, or a list of texts. Empty texts stand for no address.
-fn addresses(value: &Value) -> Result<Vec<SocketAddr>, Fault> {
-    let texts: Vec<&str> = match value {
-        Value::String(text) if text.trim().is_empty() => Vec::new(),
-        Value::String(text) => text.split(',').collect(),
+/// A text, which may hold several separated by commas, or a list of texts. An empty text stands for none.
+pub(super) fn texts(value: &Value) -> Result<Vec<String>, Fault> {
+    match value {
+        Value::String(text) if text.trim().is_empty() => Ok(Vec::new()),
+        Value::String(text) => Ok(text.split(',').map(str::to_owned).collect()),
         Value::Array(list) => {
-            let element = |value: &'_ Value| Fault::Element(value.to_string());
-            list.iter().map(|value| value.as_str().ok_or_else(|| element(value))).collect::<Result<_, _>>()?
+            let text = |value: &Value| value.as_str().map(str::to_owned).ok_or_else(|| Fault::Element(value.to_string()));
+            list.iter().map(text).collect()
         }
-        _ => return Err(Fault::Unexpected),
-    };
+        _ => Err(Fault::Unexpected),
+    }
+}
+
+fn addresses(value: &Value) -> Result<Vec<SocketAddr>, Fault> {
+    let texts = texts(value)?;
     let mut seen = HashSet::new();
     let mut addresses = Vec::with_capacity(texts.len());
     for text in texts {
