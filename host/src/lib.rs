@@ -1,5 +1,6 @@
 //! The session server: sessions, their conductors out of plugins, tokens and MQTT.
 
+pub mod access;
 pub mod admission;
 pub mod app;
 pub mod broker;
