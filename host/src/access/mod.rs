@@ -1,5 +1,9 @@
 //! Who may do what on the admin port.
 
+pub mod audit;
+pub mod certificates;
+pub mod oidc;
+
 use std::{fmt, net::SocketAddr, sync::Arc};
 
 use axum::http::HeaderMap;

@@ -4,7 +4,7 @@
 //! boolean or a table first where the key's [`Kind`] asks for one.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::{
+    access::{Role, oidc::is_safe},
     networks::{Networks, network},
     tokens::claims::UsernameRule,
 };
@@ -153,6 +154,21 @@ pub(super) const PATH: Parser<PathBuf> = Parser { kind: Kind::Text, expected: "a
 pub(super) const OPTIONAL_PATH: Parser<Option<PathBuf>> =
     Parser { kind: Kind::Text, expected: "a path", parse: |value| (PATH.parse)(value).map(Some) };
 
+pub(super) const PATH_OR_OFF: Parser<Option<PathBuf>> = Parser {
+    kind: Kind::Text,
+    expected: "a path, or \"\" for none",
+    parse: |value| if value == "" { Ok(None) } else { (OPTIONAL_PATH.parse)(value) },
+};
+
+pub(super) const AUDIT_BYTES: Parser<u64> = Parser {
+    kind: Kind::Integer,
+    expected: "an integer from 4096 to 1099511627776 (1 TiB)",
+    parse: |value| value.as_u64().filter(|number| (4096..=1 << 40).contains(number)).ok_or(Fault::Unexpected),
+};
+
+pub(super) const AUDIT_KEEP: Parser<u32> =
+    Parser { kind: Kind::Integer, expected: "an integer from 0 to 100", parse: |value| integer(value, 0, 100).map(u32::from) };
+
 pub(super) const LINK_USERNAME: Parser<Option<String>> = Parser {
     kind: Kind::Text,
     expected: "a text of 1 to 65535 bytes without control characters",
@@ -254,6 +270,34 @@ pub(super) const HTTP_URL: Parser<Option<String>> = Parser {
     kind: Kind::Text,
     expected: "a URL such as \"https://sessions.example.org\"",
     parse: |value| url(value, &["http", "https"]).map(Some),
+};
+
+pub(super) const OIDC_URL: Parser<Option<String>> = Parser {
+    kind: Kind::Text,
+    expected: "a URL that begins with https:// (http:// for this machine only)",
+    parse: |value| provider_url(text(value)?).map(Some),
+};
+
+pub(super) const OIDC_ISSUER: Parser<Option<String>> = Parser {
+    kind: Kind::Text,
+    expected: "the issuer's URL, to the letter as its tokens have it: https:// (http:// for this machine only), without a query",
+    parse: |value| match text(value)? {
+        issuer if issuer.contains('?') => Err(Fault::Unexpected),
+        issuer => provider_url(issuer).map(Some),
+    },
+};
+
+pub(super) const CLAIM: Parser<Option<String>> = Parser { expected: ISSUER.expected, ..CONDUCTOR_NAME };
+
+pub(super) const ROLES: Parser<BTreeMap<String, Role>> = Parser {
+    kind: Kind::Table,
+    expected: "a table of names, each with \"viewer\", \"operator\" or \"admin\" (in the environment and in flags: a JSON object)",
+    parse: |value| {
+        let roles = value.as_object().ok_or(Fault::Unexpected)?;
+        let role = |value| choose(value, &[("viewer", Role::Viewer), ("operator", Role::Operator), ("admin", Role::Admin)]);
+        let wrong = |name: &String| Fault::Element(format!("another role for {name:?}"));
+        roles.iter().map(|(name, value)| Ok((name.clone(), role(value).map_err(|_| wrong(name))?))).collect()
+    },
 };
 
 pub(super) const MQTT_URL: Parser<Option<String>> = Parser {
@@ -394,6 +438,15 @@ fn url(value: &Value, schemes: &[&str]) -> Result<String, Fault> {
         return Err(Fault::Unexpected);
     }
     Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// Kept as written: an issuer counts to the letter.
+fn provider_url(text: &str) -> Result<String, Fault> {
+    if text.contains('@') {
+        return Err(Fault::Secret("a URL with an `@` in it; take user and password out"));
+    }
+    let safe = text.parse::<Uri>().is_ok_and(|url| is_safe(&url));
+    if safe && !text.contains('#') && text.len() <= 1024 { Ok(text.to_owned()) } else { Err(Fault::Unexpected) }
 }
 
 /// What an MQTT username may be, within what its length can say.

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::Body,
     extract::{ConnectInfo, Path, RawQuery, State, rejection::PathRejection},
     http::{StatusCode, header},
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::{delete, get},
 };
@@ -20,6 +21,7 @@ use super::{
     services,
 };
 use crate::{
+    access::audit::{self, Made},
     conductors::{catalog::Type, library::Hash},
     sessions::{Caller, CloseReason, Manager, Port, Session, SessionId, manager::Refused, status::Status},
     store::StoredClient,
@@ -35,7 +37,7 @@ const ONE_SESSION: &str = "GET, PATCH, DELETE";
 /// The routes of the port.
 pub fn router(ports: Arc<Ports>) -> Router {
     let allowed = |allow: &'static str| move || std::future::ready(not_allowed(allow));
-    Router::new()
+    let routes = Router::new()
         .route("/api/createSession", only_get(legacy::create_session))
         .route("/api/closeSession", only_get(legacy::close_session))
         .route("/api/conductorRequest", only_get(legacy::conductor_request))
@@ -53,8 +55,13 @@ pub fn router(ports: Arc<Ports>) -> Router {
         .route("/v1/metrics", only_get(metrics::metrics))
         .route("/livez", only_get(livez))
         .route("/readyz", only_get(readyz))
-        .fallback(not_found)
-        .with_state(ports)
+        .fallback(not_found);
+    // Outside of all other layers: it records what those refuse, too.
+    let routes = match &ports.audit {
+        Some(audit) => routes.layer(from_fn_with_state(audit.clone(), audit::record)),
+        None => routes,
+    };
+    routes.with_state(ports)
 }
 
 /// A session as `/v1` shows it.
@@ -176,7 +183,8 @@ async fn create(State(ports): State<Arc<Ports>>, ConnectInfo(peer): ConnectInfo<
     let limits = limits::Given { lifetime, empty_timeout }.read()?;
     let session = ports.manager.create_with(&r#type, limits, Caller::at(Port::Admin, peer)).await?;
     let location = format!("/v1/sessions/{}", session.id());
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(SessionView::of(&ports.manager, &session))).into_response())
+    let view = Json(SessionView::of(&ports.manager, &session));
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Extension(Made(session.id())), view).into_response())
 }
 
 async fn list(State(ports): State<Arc<Ports>>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
@@ -307,12 +315,13 @@ async fn readyz(State(ports): State<Arc<Ports>>) -> Response {
     let mut troubles: Vec<String> = catalog.iter().filter_map(|kind| missing(kind).or_else(|| quarantined(kind))).collect();
     troubles.extend(ports.services.trouble());
     let plugins = Some(troubles.join("; ")).filter(|troubles| !troubles.is_empty());
-    let degraded = store.is_some() || broker.is_some() || plugins.is_some();
+    let audit = ports.audit.as_ref().and_then(|audit| audit.trouble()).map(|reason| reason.to_string());
+    let degraded = store.is_some() || broker.is_some() || plugins.is_some() || audit.is_some();
     let (code, status) = match (ports.manager.is_stopping(), degraded) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         (false, true) => (StatusCode::OK, "degraded"),
         (false, false) => (StatusCode::OK, "ready"),
     };
-    let parts = json!({ "store": part(store), "broker": part(broker), "plugins": part(plugins) });
+    let parts = json!({ "store": part(store), "broker": part(broker), "plugins": part(plugins), "audit": part(audit) });
     (code, Json(json!({ "status": status, "parts": parts }))).into_response()
 }

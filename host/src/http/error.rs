@@ -7,7 +7,7 @@ use axum::{
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::{conductors::Trouble, services, sessions::manager::Refused};
+use crate::{access::audit::Code, conductors::Trouble, services, sessions::manager::Refused};
 
 /// An error as a client sees it: `application/problem+json` with `type`, `title`, `status`, a stable `code`, and `detail`.
 #[derive(Clone, Debug, Serialize)]
@@ -54,6 +54,7 @@ impl IntoResponse for Problem {
         let status = self.status();
         let body = serde_json::to_vec(&self).unwrap_or_else(|_| b"{}".to_vec());
         let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        response.extensions_mut().insert(Code(self.code));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

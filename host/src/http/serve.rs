@@ -20,7 +20,10 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 use tower::Service;
 
-use crate::tls::{Inside, Tls};
+use crate::{
+    access::PeerCertificates,
+    tls::{Inside, Tls},
+};
 
 /// What a port lets its clients do.
 #[derive(Clone, Copy, Debug)]
@@ -82,8 +85,15 @@ pub async fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-/// Serves until `stop` becomes true; then takes no more connections, and gives what is in flight [`DRAIN`]. With `tls` it is HTTPS.
-pub async fn serve(listeners: Vec<TcpListener>, router: Router, limits: Limits, tls: Option<Arc<Tls>>, stop: watch::Receiver<bool>) {
+/// Serves until `stop` becomes true; then takes no more connections, and gives what is in flight [`DRAIN`]. With `tls` it is HTTPS; what certificates a client
+/// showed is among its requests' extensions.
+pub async fn serve(
+    listeners: Vec<TcpListener>,
+    router: Router,
+    limits: Limits,
+    tls: Option<(Arc<Tls>, Inside)>,
+    stop: watch::Receiver<bool>,
+) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let mut accepting = JoinSet::new();
     for listener in listeners {
@@ -100,7 +110,7 @@ async fn accept(
     listener: TcpListener,
     router: Router,
     limits: Limits,
-    tls: Option<Arc<Tls>>,
+    tls: Option<(Arc<Tls>, Inside)>,
     places: Arc<Semaphore>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -135,26 +145,35 @@ async fn connection(
     peer: SocketAddr,
     router: Router,
     limits: Limits,
-    tls: Option<Arc<Tls>>,
+    tls: Option<(Arc<Tls>, Inside)>,
     mut stop: watch::Receiver<bool>,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "no TCP_NODELAY");
     }
-    let Some(tls) = tls else { return requests(stream, peer, router, limits, stop).await };
+    let Some((tls, inside)) = tls else { return requests(stream, peer, None, router, limits, stop).await };
     let secured = tokio::select! {
-        secured = tls.accept(Inside::Http, stream, HANDSHAKE) => secured,
+        secured = tls.accept(inside, stream, HANDSHAKE) => secured,
         () = stopped(&mut stop) => return,
     };
     match secured {
-        Ok(stream) => requests(stream, peer, router, limits, stop).await,
+        Ok(stream) => {
+            let certificates = stream.get_ref().1.peer_certificates().map(|shown| PeerCertificates(shown.into()));
+            requests(stream, peer, certificates, router, limits, stop).await;
+        }
         Err(error) => tracing::debug!(%peer, %error, "closed before it spoke TLS"),
     }
 }
 
 /// Answers a connection's requests, until it ends or the stop comes between two of them.
-async fn requests<S>(stream: S, peer: SocketAddr, router: Router, limits: Limits, mut stop: watch::Receiver<bool>)
-where
+async fn requests<S>(
+    stream: S,
+    peer: SocketAddr,
+    certificates: Option<PeerCertificates>,
+    router: Router,
+    limits: Limits,
+    mut stop: watch::Receiver<bool>,
+) where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let mut stream = TimeoutStream::new(stream);
@@ -164,6 +183,9 @@ where
         let mut router = router.clone();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
+        if let Some(certificates) = &certificates {
+            request.extensions_mut().insert(certificates.clone());
+        }
         async move { Ok::<_, Infallible>(answer(&mut router, request).await) }
     });
     let connection = http1::Builder::new()
