@@ -288,6 +288,7 @@ fn resolve_paths(settings: &mut Settings) {
     let resolve = |path: &mut PathBuf| *path = base.join(&*path);
     resolve(&mut settings.state.dir);
     resolve(&mut settings.token.key);
+    resolve(&mut settings.admin.tokens);
     let (mqtt, tls) = (&mut settings.mqtt, &mut settings.tls);
     let optional = [&mut mqtt.ca, &mut mqtt.client_cert, &mut mqtt.client_key, &mut mqtt.link_password_file, &mut tls.cert, &mut tls.key];
     optional.into_iter().flatten().for_each(resolve);
