@@ -14,12 +14,13 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 use tracing::level_filters::LevelFilter;
 
 use crate::{
-    access::audit::Audit,
+    access::{Access, audit::Audit},
     admission,
     broker::{Broker, EmbeddedBroker, Endpoints, ExternalBroker, LinkSettings, LinkToken, NoBroker},
     conductors::{catalog::Catalog, pool::Pool, services::LibraryHost},
     config::{BrokerKind, Settings, Source, TokenMode},
     http::{Ports, admin, iot, serve},
+    networks::Networks,
     reload::{self, Reloader},
     services::Services,
     sessions::{
@@ -65,6 +66,10 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
     let _lock = StateLock::acquire(&settings.state.dir)?;
     let tls = load_tls(settings, clock)?;
     let audit = Audit::open(&settings.audit, clock)?;
+    let access = {
+        let _context = runtime.enter();
+        Arc::new(Access::new(settings, tls.as_ref(), clock)?)
+    };
     let hangups = Hangups::new(runtime)?;
     if let Some(file) = ready_file {
         // Left by a host that was killed: nobody must take its addresses for ours.
@@ -160,11 +165,18 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
         let (stop_admin, stopping_admin) = watch::channel(false);
         tokio::spawn(hangups.serve(tls.clone(), reloader.clone()));
         let mqtt = embedded.as_ref().map(EmbeddedBroker::websocket_router);
-        let (admin_router, iot_router) = (admin::router(ports.clone()), iot::router(ports.clone(), mqtt));
+        let (admin_router, iot_router) = (admin::router(ports.clone(), access), iot::router(ports.clone(), mqtt));
         let admin_tls = tls.clone().filter(|_| settings.admin.tls).map(|tls| (tls, Inside::Admin));
         let iot_tls = tls.filter(|_| settings.iot.tls).map(|tls| (tls, Inside::Http));
-        let admin = tokio::spawn(serve::serve(admin, admin_router, serve::Limits::trusted(), admin_tls, stopping_admin));
-        let iot = tokio::spawn(serve::serve(iot, iot_router, serve::Limits::public(), iot_tls, stopping.clone()));
+        let admin = tokio::spawn(serve::serve(
+            admin,
+            admin_router,
+            serve::Limits::trusted(),
+            settings.admin.allow.clone(),
+            admin_tls,
+            stopping_admin,
+        ));
+        let iot = tokio::spawn(serve::serve(iot, iot_router, serve::Limits::public(), Networks::default(), iot_tls, stopping.clone()));
         let main_loop = tokio::spawn(periodic(&manager).run(stopping));
         let mut signals = Signals::new()?;
         if let Some(file) = ready_file {

@@ -26,7 +26,7 @@ use axum::{
 use conductor_abi::rules;
 use serde::Serialize;
 
-use super::Identity;
+use super::{Identity, routes};
 use crate::{
     config::Audit as Settings,
     http::query,
@@ -324,7 +324,7 @@ pub async fn record(State(audit): State<Arc<Audit>>, request: Request, next: Nex
     let who = Who::default();
     parts.extensions.insert(who.clone());
     let mut pending = Pending {
-        changes: path.is_some() && may_change(path, &parts.method),
+        changes: path.is_some() && routes::may_change(path, &parts.method),
         entry: Entry {
             peer: parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer),
             request: name(&parts.method, path),
@@ -367,22 +367,9 @@ impl Drop for Pending {
     fn drop(&mut self) {
         if self.changes {
             let who = self.who.0.get();
-            self.entry.who = who.map(|who| WhoView { name: who.name.clone(), role: role_name(who.role), method: who.method });
+            self.entry.who = who.map(|who| WhoView { name: who.name.clone(), role: who.role.as_str(), method: who.method });
             self.audit.record(&mut self.entry);
         }
-    }
-}
-
-/// Whether a request may change something: all but a GET may, and so may the GETs of the replaced system.
-fn may_change(path: Option<&str>, method: &Method) -> bool {
-    method != Method::GET || path.is_none_or(|path| path.starts_with("/api/"))
-}
-
-fn role_name(role: super::Role) -> &'static str {
-    match role {
-        super::Role::Viewer => "viewer",
-        super::Role::Operator => "operator",
-        super::Role::Admin => "admin",
     }
 }
 

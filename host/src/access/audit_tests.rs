@@ -29,7 +29,7 @@ fn refusal(settings: &Settings) -> String {
 }
 
 fn entry(session: &str) -> Entry {
-    let who = WhoView { name: "ci".to_owned(), role: role_name(Role::Operator), method: "token" };
+    let who = WhoView { name: "ci".to_owned(), role: Role::Operator.as_str(), method: "token" };
     Entry {
         who: Some(who),
         request: "POST /v1/sessions".to_owned(),

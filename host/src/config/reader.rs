@@ -306,6 +306,7 @@ fn resolve_paths(settings: &mut Settings) {
     let resolve = |path: &mut PathBuf| *path = base.join(&*path);
     resolve(&mut settings.state.dir);
     resolve(&mut settings.token.key);
+    resolve(&mut settings.admin.tokens);
     let (mqtt, tls) = (&mut settings.mqtt, &mut settings.tls);
     let optional = [
         &mut settings.audit.file,

@@ -7,13 +7,13 @@ use serde_json::{Map, Value};
 use super::{
     reader::Reader,
     values::{
-        AUDIT_BYTES, AUDIT_KEEP, BOOL, BROKER, BrokerKind, CLAIM, CONDUCTOR_NAME, CONFIG, DEADLINE, HTTP_URL, ID_DIGITS, ISSUER, Kind,
-        LIFETIME, LIMIT, LINK_PASSWORD, LINK_USERNAME, LISTEN, LISTEN_LOOPBACK, LISTEN_OR_OFF, LOG_FORMAT, LOG_LEVEL, LogFormat, MQTT_URL,
-        OIDC_ISSUER, OIDC_URL, OPTIONAL_PATH, PATH, PATH_OR_OFF, PIN_DIGITS, ROLES, SERVICE_NAME, STATE_BYTES, STORE_URL, Secret, StoreUrl,
-        TOKEN_MODE, TokenMode, USERNAME,
+        AUDIT_BYTES, AUDIT_KEEP, BOOL, BROKER, BrokerKind, CLAIM, CONDUCTOR_NAME, CONFIG, DEADLINE, HOST_NAMES, HTTP_URL, ID_DIGITS,
+        ISSUER, Kind, LIFETIME, LIMIT, LINK_PASSWORD, LINK_USERNAME, LISTEN, LISTEN_OR_OFF, LOG_FORMAT, LOG_LEVEL, LogFormat, MQTT_URL,
+        NETWORKS, OIDC_ISSUER, OIDC_URL, OPTIONAL_PATH, PATH, PATH_OR_OFF, PIN_DIGITS, ROLES, SERVICE_NAME, STATE_BYTES, STORE_URL, Secret,
+        StoreUrl, TOKEN_MODE, TokenMode, USERNAME,
     },
 };
-use crate::{access::Role, tokens::claims::UsernameRule};
+use crate::{access::Role, networks::Networks, tokens::claims::UsernameRule};
 
 /// The path of a type's section, with `NAME` in place of its name.
 pub(super) const TYPES: &str = "types.NAME";
@@ -121,10 +121,21 @@ table! {
 
     /// The trusted port, which creates and closes sessions and asks their conductors.
     ["admin"] Admin {
-        /// Where it listens. It cannot authenticate yet, so only loopback addresses are accepted.
-        listen: Vec<SocketAddr> = LISTEN_LOOPBACK, Text("127.0.0.1:50001");
+        /// Where it listens. Beyond loopback only with something that guards it: tokens, another way to show an identity, or `admin.allow`.
+        listen: Vec<SocketAddr> = LISTEN, Text("127.0.0.1:50001");
         /// Whether it speaks HTTPS, with the certificate of `[tls]`, instead of HTTP.
         tls: bool = BOOL, Text("false");
+        /// Networks from which it takes connections; any other is closed at once. What counts is the address that connects, of a proxy too. None is
+        /// every address.
+        allow: Networks = NETWORKS, Text("");
+        /// File with the hashes of the tokens that open it (`conductor-host token create`), its owner's alone. As soon as it is there, everybody needs a
+        /// token or another identity. It is read again whenever it changes.
+        tokens: PathBuf = PATH, Text("{state.dir}/admin-tokens.json");
+        /// Whether it may listen beyond loopback with no identity and no `admin.allow` at all: whoever reaches it may then do everything. Each start warns.
+        allow_unauthenticated: bool = BOOL, Text("false");
+        /// Further names by which it is called, such as that of a proxy in front of it. A request whose `Host` is none of them, no address of
+        /// `admin.listen` and not `localhost` is refused: a page in a browser may have made its own name point here.
+        names: Vec<String> = HOST_NAMES, Text("");
         /// PEM file with the authorities whose client certificates are an identity here (`docs/admin.md`); needs `admin.tls`. Read again on SIGHUP.
         client_ca: Option<PathBuf> = OPTIONAL_PATH, Unset;
         /// What the bearer of such a certificate may do, by its common name or one of its alternative names (host or mailbox):

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -239,18 +239,6 @@ pub(super) const LISTEN: Parser<Vec<SocketAddr>> = Parser {
     },
 };
 
-pub(super) const LISTEN_LOOPBACK: Parser<Vec<SocketAddr>> = Parser {
-    kind: Kind::Text,
-    expected: "a loopback IP address and port such as \"127.0.0.1:50001\" (a name is not resolved), or a list of them",
-    parse: |value| {
-        let list = (LISTEN.parse)(value)?;
-        if list.iter().all(|address| address.ip().to_canonical().is_loopback()) {
-            return Ok(list);
-        }
-        Err(Fault::Because("the admin port cannot authenticate yet, so it may only listen on loopback".into()))
-    },
-};
-
 pub(super) const LISTEN_OR_OFF: Parser<Vec<SocketAddr>> = Parser {
     kind: Kind::Text,
     expected: "an IP address and port such as \"0.0.0.0:1883\" (a name is not resolved), a list of them, or \"\" for none",
@@ -262,6 +250,22 @@ pub(super) const NETWORKS: Parser<Networks> = Parser {
     expected: "a network such as \"10.0.0.0/8\", \"2001:db8::/32\" or \"192.0.2.7\", a list of them, or \"\" for none",
     parse: |value| {
         let parse = |text: String| network(text.trim()).ok_or_else(|| Fault::Element(format!("{text:?}")));
+        texts(value)?.into_iter().map(parse).collect()
+    },
+};
+
+pub(super) const HOST_NAMES: Parser<Vec<String>> = Parser {
+    kind: Kind::Text,
+    expected: "a host name or address without port such as \"admin.example.org\", a list of them, or \"\" for none",
+    parse: |value| {
+        let is_name = |text: &str| {
+            let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+            !text.is_empty() && plain || text.parse::<IpAddr>().is_ok()
+        };
+        let parse = |text: String| match text.trim() {
+            name if is_name(name) => Ok(name.to_owned()),
+            _ => Err(Fault::Element(format!("{text:?}"))),
+        };
         texts(value)?.into_iter().map(parse).collect()
     },
 };

@@ -6,7 +6,7 @@
 mod change;
 #[cfg(test)]
 mod contract;
-mod disk;
+pub(crate) mod disk;
 #[cfg(test)]
 mod faults;
 mod json;

@@ -178,6 +178,9 @@ impl Authenticator for Oidc {
     fn authenticate<'a>(&'a self, shown: &'a Shown<'a>) -> BoxFuture<'a, Verdict> {
         Box::pin(async move {
             let Some(token) = bearer(shown.headers) else { return Verdict::Absent };
+            if shown.headers.get_all(header::AUTHORIZATION).iter().count() > 1 {
+                return Verdict::Refused("Authorization is there twice".to_owned());
+            }
             match self.check(token).await {
                 Ok(identity) => Verdict::Known(identity),
                 Err(wrong) => Verdict::Refused(format!("the access token is refused: {wrong}")),

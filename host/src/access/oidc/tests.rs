@@ -458,6 +458,9 @@ async fn only_a_bearer_token_that_looks_like_a_jwt_is_its_own() {
     for other in [None, Some("Bearer cha_abc".to_owned()), Some(format!("Basic {token}")), Some(token.clone()), Some("Bearer".to_owned())] {
         assert_eq!(ask(other).await, Verdict::Absent);
     }
+    let twice = [&*token, "x"].into_iter().map(|token| (header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap())).collect();
+    let shown = Shown { headers: &twice, peer: provider.address, certificates: &[] };
+    assert!(matches!(oidc.authenticate(&shown).await, Verdict::Refused(_)), "nobody can say which one counts");
     let Verdict::Refused(reason) = ask(Some("Bearer a.b.c".to_owned())).await else { panic!("it is shown, and wrong") };
     assert!(!reason.contains("a.b.c"), "{reason}");
 }
