@@ -47,7 +47,7 @@ impl Private {
             Algorithm::ES384 => {
                 EncodingKey::from_ec_pem(&pem(EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &random).unwrap().as_ref()))
             }
-            Algorithm::EdDSA => EncodingKey::from_ed_pem(&pem(Ed25519KeyPair::generate_pkcs8(&random).unwrap().as_ref())),
+            Algorithm::EdDSA => EncodingKey::from_ed_pem(&pem(Ed25519KeyPair::generate().unwrap().to_pkcs8v1().unwrap().as_ref())),
             _ => EncodingKey::from_rsa_pem(&pem(RsaKeyPair::generate(KeySize::Rsa2048).unwrap().as_der().unwrap().as_ref())),
         };
         Self { id, algorithm, key: key.unwrap() }
