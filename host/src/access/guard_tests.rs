@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
-
 use axum::{Router, body::Body, http::StatusCode, middleware, routing::get};
 use futures_util::future;
 use tower::ServiceExt as _;
