@@ -319,3 +319,7 @@ pub async fn guard(State(access): State<Arc<Access>>, request: Request, next: Ne
         }
     }
 }
+
+#[cfg(test)]
+#[path = "guard_tests.rs"]
+mod tests;

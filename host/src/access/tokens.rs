@@ -404,6 +404,7 @@ pub(crate) fn time(seconds: u64) -> humantime::Rfc3339Timestamp {
     humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799)))
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 #[path = "tokens_tests.rs"]
 mod tests;

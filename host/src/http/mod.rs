@@ -1,6 +1,6 @@
 //! The two HTTP ports. A handler parses, makes one call on the session manager, and renders.
 //!
-//! Admin port (trusted; each route knows only the methods named, HEAD and OPTIONS are 405 like any other):
+//! Admin port (for those whose role suffices, see [`crate::access`]; each route knows only the methods named, HEAD and OPTIONS are 405 like any other):
 //!
 //! | route | what |
 //! | --- | --- |
