@@ -256,7 +256,8 @@ fn an_openid_providers_access_tokens_are_identities() {
     let newer = provider.token(&newer, "second", &json!(["run"]), 300);
     assert_eq!((create(&newer), create(&run)), (201, 401), "the provider took another key");
 
-    let who: Vec<Value> = lines(&audit_file(&host)).into_iter().map(|line| line["who"].clone()).filter(|who| who["method"] == "oidc").collect();
+    let who: Vec<Value> =
+        lines(&audit_file(&host)).into_iter().map(|line| line["who"].clone()).filter(|who| who["method"] == "oidc").collect();
     assert!(who.iter().all(|who| who["name"] == format!("{}#ada", provider.issuer())), "{who:?}");
     assert_eq!(who.iter().map(|who| who["role"].as_str().unwrap()).collect::<Vec<_>>(), ["operator", "viewer", "operator", "operator"]);
     let said = host.log() + &fs::read_to_string(audit_file(&host)).unwrap();

@@ -161,7 +161,8 @@ fn methods(settings: &Settings, tls: Option<&Arc<Tls>>, clock: Clock) -> Result<
         let (jwks_url, role_claim, roles) = (admin.oidc_jwks_url.clone(), admin.oidc_role_claim.clone(), admin.oidc_roles.clone());
         methods.push(Box::new(Oidc::start(OidcSettings { issuer, audience, jwks_url, role_claim, roles }, clock)?));
     }
-    if let (Some(tls), Some(_)) = (tls, &admin.client_ca) {
+    if admin.client_ca.is_some() {
+        let tls = tls.filter(|_| admin.tls).ok_or(AccessError::CertificatesWithoutTls)?;
         methods.push(Box::new(Certificates::new(tls.clone(), admin.client_roles.clone())));
     }
     Ok(methods)
@@ -181,6 +182,9 @@ pub enum AccessError {
     /// The file of the tokens cannot be used.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// Nobody could show a certificate.
+    #[error("admin.client_ca: a client certificate is shown over TLS only; set admin.tls = true, with tls.cert and tls.key")]
+    CertificatesWithoutTls,
     /// An OpenID provider could not be asked over TLS.
     #[error("TLS to the OpenID provider cannot be set up: {0}")]
     Tls(#[from] rustls::Error),

@@ -280,10 +280,6 @@ fn check_pairs(reader: &mut Reader, settings: &Settings) {
             reader.needs(key, other);
         }
     }
-    if admin.client_ca.is_some() && !admin.tls {
-        let problem = "needs admin.tls = true: a certificate is shown over TLS only";
-        reader.mistakes.push(Mistake::new(&reader.origin("admin.client_ca"), "admin.client_ca", problem));
-    }
     for key in ["mqtt.link_password", "mqtt.link_password_file"] {
         if reader.is_set(key) {
             reader.needs(key, "mqtt.link_username");

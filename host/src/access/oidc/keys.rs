@@ -253,3 +253,27 @@ fn key(value: &Value) -> Option<Key> {
     }
     Some(Key { key: DecodingKey::from_jwk(&jwk).ok()?, id: jwk.common.key_id, algorithms })
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
+
+    use super::is_safe;
+
+    #[test]
+    fn only_a_safe_way_leads_to_a_provider() {
+        for (url, safe) in [
+            ("https://example.org/x", true),
+            ("http://127.0.0.1:80/x", true),
+            ("http://[::1]/x", true),
+            ("http://localhost/x", true),
+            ("http://example.org/x", false),
+            ("http://localhost.example.org/x", false),
+            ("http://10.0.0.1/x", false),
+            ("ftp://127.0.0.1/x", false),
+            ("/keys", false),
+        ] {
+            assert_eq!(is_safe(&url.parse().unwrap()), safe, "{url}");
+        }
+    }
+}
