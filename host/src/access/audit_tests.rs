@@ -6,8 +6,11 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use axum::{Router, body::Body, middleware::from_fn_with_state, routing::any};
+use futures_util::FutureExt as _;
 use serde_json::Value;
 use tempfile::TempDir;
+use tower::ServiceExt as _;
 
 use super::*;
 use crate::access::Role;
@@ -177,4 +180,55 @@ fn a_line_costs_little() {
     println!("{} ns for a line", each.as_nanos());
     // Far above what it takes, and far below what would be felt.
     assert!(each < Duration::from_millis(2), "{each:?}");
+}
+
+/// A router with one route, whose answer is that, or never comes.
+fn router(audit: &Arc<Audit>, answers: Option<StatusCode>) -> Router {
+    let handler = move || async move {
+        match answers {
+            Some(status) => status,
+            None => std::future::pending().await,
+        }
+    };
+    Router::new().route("/v1/sessions/{id}", any(handler)).layer(from_fn_with_state(audit.clone(), record))
+}
+
+fn request(method: &str, target: &str) -> Request {
+    Request::builder().method(method).uri(target).body(Body::empty()).unwrap()
+}
+
+#[tokio::test]
+async fn a_request_that_is_cut_off_is_recorded_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let audit = audit(&folder);
+    let mut call = Box::pin(router(&audit, None).oneshot(request("DELETE", "/v1/sessions/123456")));
+    assert!(call.as_mut().now_or_never().is_none());
+    assert!(lines(&audit.file).is_empty());
+    drop(call);
+    let line = lines(&audit.file).pop().unwrap();
+    assert_eq!((&line["request"], &line["session"]), (&Value::from("DELETE /v1/sessions/{id}"), &Value::from("123456")));
+    assert!(line.get("status").is_some_and(Value::is_null), "{line}");
+}
+
+#[tokio::test]
+async fn what_can_change_nothing_is_recorded_only_where_it_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let audit = audit(&folder);
+    let mut recorded = 0;
+    for (method, target, status, expected) in [
+        ("GET", "/v1/sessions/1234", StatusCode::OK, None),
+        ("GET", "/v1/sessions/1234", StatusCode::NOT_FOUND, None),
+        ("POST", "/nowhere", StatusCode::OK, None),
+        ("GET", "/v1/sessions/1234", StatusCode::UNAUTHORIZED, Some(("GET /v1/sessions/{id}", Some("1234")))),
+        ("GET", "/v1/sessions/1234", StatusCode::FORBIDDEN, Some(("GET /v1/sessions/{id}", Some("1234")))),
+        ("GET", "/v1/sessions/1234", StatusCode::MISDIRECTED_REQUEST, Some(("GET /v1/sessions/{id}", Some("1234")))),
+        ("PATCH", "/v1/sessions/cha_abc", StatusCode::OK, Some(("PATCH /v1/sessions/{id}", None))),
+        ("cha_abc", "/v1/sessions/1234?id=cha_abc", StatusCode::OK, Some(("(another method) /v1/sessions/{id}", Some("1234")))),
+    ] {
+        let _ = router(&audit, Some(status)).oneshot(request(method, target)).await.unwrap();
+        let all = lines(&audit.file);
+        let told = all.get(recorded).map(|line| (line["request"].as_str().unwrap(), line.get("session").map(|id| id.as_str().unwrap())));
+        assert_eq!(told, expected, "{method} {target} {status}");
+        recorded = all.len();
+    }
 }
