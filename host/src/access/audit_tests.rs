@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
-
 use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},

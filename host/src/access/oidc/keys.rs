@@ -256,8 +256,6 @@ fn key(value: &Value) -> Option<Key> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
-
     use super::is_safe;
 
     #[test]

@@ -139,10 +139,10 @@ impl Oidc {
         if now >= exp + LEEWAY {
             return Err(Wrong::Expired);
         }
-        if let Some(nbf) = claims.get("nbf") {
-            if nbf.as_f64().ok_or(Wrong::Malformed)? > now + LEEWAY {
-                return Err(Wrong::NotYetValid);
-            }
+        if let Some(nbf) = claims.get("nbf")
+            && nbf.as_f64().ok_or(Wrong::Malformed)? > now + LEEWAY
+        {
+            return Err(Wrong::NotYetValid);
         }
         let sub = text("sub")?;
         if !(1..=MAX_SUBJECT).contains(&sub.len()) || sub.chars().any(char::is_control) {
