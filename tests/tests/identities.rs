@@ -10,9 +10,9 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
+use conductor_host::sessions::clock::Clock;
 use conductor_tests::{
     Host, HostOptions, Response,
     certs::Authority,
@@ -204,7 +204,7 @@ impl Provider {
     }
 
     fn token(&self, key: &EncodingKey, id: &str, roles: &Value, seconds: i64) -> String {
-        let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
+        let now = i64::try_from(Clock::system().seconds()).unwrap();
         let header = Header { typ: Some("at+jwt".to_owned()), kid: Some(id.to_owned()), ..Header::new(Algorithm::ES256) };
         let claims = json!({
             "iss": self.issuer(), "sub": "ada", "aud": ["account", "conductors"], "exp": now + seconds, "realm_access": { "roles": roles },
