@@ -14,11 +14,13 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 use tracing::level_filters::LevelFilter;
 
 use crate::{
+    access::{Access, audit::Audit},
     admission,
     broker::{Broker, EmbeddedBroker, Endpoints, ExternalBroker, LinkSettings, LinkToken, NoBroker},
     conductors::{catalog::Catalog, pool::Pool, services::LibraryHost},
     config::{BrokerKind, Settings, Source, TokenMode},
     http::{Ports, admin, iot, serve},
+    networks::Networks,
     reload::{self, Reloader},
     services::Services,
     sessions::{
@@ -28,7 +30,7 @@ use crate::{
     },
     store::{self, lock::StateLock},
     tasks::MainLoop,
-    tls::Tls,
+    tls::{Inside, Tls},
     tokens::{issue::Tokens, keys::SigningKey, signer::Signer},
 };
 
@@ -63,6 +65,11 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
     let clock = Clock::system();
     let _lock = StateLock::acquire(&settings.state.dir)?;
     let tls = load_tls(settings, clock)?;
+    let audit = Audit::open(&settings.audit, clock)?;
+    let access = {
+        let _context = runtime.enter();
+        Arc::new(Access::new(settings, tls.as_ref(), clock)?)
+    };
     let hangups = Hangups::new(runtime)?;
     if let Some(file) = ready_file {
         // Left by a host that was killed: nobody must take its addresses for ours.
@@ -118,6 +125,7 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             mqtt_public_url: settings.mqtt.public_url.clone(),
             has_broker: settings.mqtt.broker != BrokerKind::None,
             iot_tls: settings.iot.tls,
+            audit,
             reloader: reloader.clone(),
         });
         // All addresses are bound before the first connection is served.
@@ -157,10 +165,18 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
         let (stop_admin, stopping_admin) = watch::channel(false);
         tokio::spawn(hangups.serve(tls.clone(), reloader.clone()));
         let mqtt = embedded.as_ref().map(EmbeddedBroker::websocket_router);
-        let (admin_router, iot_router) = (admin::router(ports.clone()), iot::router(ports.clone(), mqtt));
-        let (admin_tls, iot_tls) = (tls.clone().filter(|_| settings.admin.tls), tls.filter(|_| settings.iot.tls));
-        let admin = tokio::spawn(serve::serve(admin, admin_router, serve::Limits::trusted(), admin_tls, stopping_admin));
-        let iot = tokio::spawn(serve::serve(iot, iot_router, serve::Limits::public(), iot_tls, stopping.clone()));
+        let (admin_router, iot_router) = (admin::router(ports.clone(), access), iot::router(ports.clone(), mqtt));
+        let admin_tls = tls.clone().filter(|_| settings.admin.tls).map(|tls| (tls, Inside::Admin));
+        let iot_tls = tls.filter(|_| settings.iot.tls).map(|tls| (tls, Inside::Http));
+        let admin = tokio::spawn(serve::serve(
+            admin,
+            admin_router,
+            serve::Limits::trusted(),
+            settings.admin.allow.clone(),
+            admin_tls,
+            stopping_admin,
+        ));
+        let iot = tokio::spawn(serve::serve(iot, iot_router, serve::Limits::public(), Networks::default(), iot_tls, stopping.clone()));
         let main_loop = tokio::spawn(periodic(&manager).run(stopping));
         let mut signals = Signals::new()?;
         if let Some(file) = ready_file {
@@ -213,7 +229,7 @@ fn load_tls(settings: &Settings, clock: Clock) -> Result<Option<Arc<Tls>>, Faile
         return Ok(None);
     }
     let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else { return Err("TLS needs tls.cert and tls.key".into()) };
-    Ok(Some(Tls::load(cert, key, clock)?))
+    Ok(Some(Tls::load(cert, key, admin.client_ca.as_deref(), clock)?))
 }
 
 /// SIGHUP reads certificate and plugins again. It is listened to from the start in any case, since by default it would end the process.

@@ -81,7 +81,7 @@ enum Command {
     /// Checks or shows settings without starting anything.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// The key that signs tokens.
+    /// The tokens that open the admin port, and the key that signs the tokens of devices.
     #[command(subcommand)]
     Token(token::TokenCommand),
     /// The session store: into it, out of it, copies of it, and whether it is good.
@@ -168,7 +168,7 @@ pub fn start(
             Err(mistakes) => refuse(err, &mistakes),
         },
         Command::Config(ConfigCommand::Reference) => print(out, reference().as_bytes(), 0),
-        Command::Token(command) => token::run(command, env, out, err),
+        Command::Token(command) => token::run(command, env, Clock::system().seconds(), out, err),
         Command::Store(command) => store::run(command, env, Clock::system().seconds(), out, err),
         Command::Session(command) => session::run(command, env, out, err),
         Command::Migrate(arguments) => match migrate::run(&arguments, env, Clock::system().seconds(), out) {

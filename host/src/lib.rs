@@ -1,5 +1,6 @@
 //! The session server: sessions, their conductors out of plugins, tokens and MQTT.
 
+pub mod access;
 pub mod admission;
 pub mod app;
 pub mod broker;
@@ -9,6 +10,7 @@ pub mod config;
 pub mod http;
 pub mod logging;
 pub mod migrate;
+pub mod networks;
 mod plugin;
 pub mod reload;
 pub mod services;

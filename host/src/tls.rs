@@ -21,7 +21,7 @@ use tokio_rustls::{
         client::verify_server_cert_signed_by_trust_anchor,
         crypto::{CryptoProvider, ring},
         pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
-        server::ParsedCertificate,
+        server::{ParsedCertificate, WebPkiClientVerifier, danger::ClientCertVerifier},
         sign::{CertifiedKey, SingleCertAndKey},
     },
     server::TlsStream,
@@ -42,6 +42,8 @@ const BEGIN: &[u8] = b"-----BEGIN ";
 pub enum Inside {
     /// HTTP/1.1, WebSocket included. A client that offers protocols (ALPN) must have this one among them.
     Http,
+    /// The same on the admin port: where an authority of clients is known, each is asked for a certificate, and may have none.
+    Admin,
     /// MQTT. Whatever a client offers is passed over.
     Mqtt,
 }
@@ -50,6 +52,7 @@ pub enum Inside {
 pub struct Tls {
     cert: PathBuf,
     key: PathBuf,
+    client_ca: Option<PathBuf>,
     clock: Clock,
     /// Replaced as a whole by [`Tls::reload`]; locked for the moment it takes to copy a pointer.
     current: RwLock<Configs>,
@@ -57,6 +60,8 @@ pub struct Tls {
 
 struct Configs {
     http: Arc<ServerConfig>,
+    admin: Arc<ServerConfig>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
     mqtt: Arc<ServerConfig>,
 }
 
@@ -67,6 +72,8 @@ struct Configs {
 pub enum TlsError {
     #[error("tls.cert {}: {problem}", path.display())]
     Cert { path: PathBuf, problem: CertProblem },
+    #[error("admin.client_ca {}: {problem}", path.display())]
+    ClientCa { path: PathBuf, problem: CertProblem },
     #[error("tls.key {}: {problem}", path.display())]
     Key { path: PathBuf, problem: KeyProblem },
     #[error("tls.key {}: this kind of key is not supported, or it is damaged; RSA (2048 to 4096 bits), EC P-256, EC P-384 and Ed25519 are", .0.display())]
@@ -107,14 +114,14 @@ pub enum CertProblem {
 }
 
 impl Tls {
-    /// Reads certificate and key. Until when the certificate is good is logged; that it is not, is a warning and no error.
+    /// Reads certificate and key, and the authority of the admin port's clients where there is one. Until when the certificate is good is logged; that it is not, is a warning and no error.
     ///
     /// # Errors
     /// When a file cannot be read or does not hold what it must, when others may read or change the key's, and when the key is not
     /// the certificate's.
-    pub fn load(cert: &Path, key: &Path, clock: Clock) -> Result<Arc<Self>, TlsError> {
-        let current = RwLock::new(read(cert, key, clock.now())?);
-        Ok(Arc::new(Self { cert: cert.to_owned(), key: key.to_owned(), clock, current }))
+    pub fn load(cert: &Path, key: &Path, client_ca: Option<&Path>, clock: Clock) -> Result<Arc<Self>, TlsError> {
+        let current = RwLock::new(read(cert, key, client_ca, clock.now())?);
+        Ok(Arc::new(Self { cert: cert.to_owned(), key: key.to_owned(), client_ca: client_ca.map(Path::to_owned), clock, current }))
     }
 
     /// Reads the same files again, for connections that come from now on. Blocks for as long as reading takes.
@@ -122,7 +129,7 @@ impl Tls {
     /// # Errors
     /// As [`Tls::load`]; then all stays as it was.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let configs = read(&self.cert, &self.key, self.clock.now())?;
+        let configs = read(&self.cert, &self.key, self.client_ca.as_deref(), self.clock.now())?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = configs;
         Ok(())
     }
@@ -142,10 +149,22 @@ impl Tls {
         }
     }
 
+    /// Whether this certificate of a client is from the authority as it is known now, and good now. (That the client has its key, the handshake has shown.)
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn verify_client(&self, own: &CertificateDer<'_>, chain: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
+        let clients = self.current.read().unwrap_or_else(PoisonError::into_inner).clients.clone();
+        let clients = clients.ok_or_else(|| rustls::Error::General("no authority of clients is known".to_owned()))?;
+        let now = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        clients.verify_client_cert(own, chain, UnixTime::since_unix_epoch(now)).map(drop)
+    }
+
     fn config(&self, inside: Inside) -> Arc<ServerConfig> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         match inside {
             Inside::Http => Arc::clone(&current.http),
+            Inside::Admin => Arc::clone(&current.admin),
             Inside::Mqtt => Arc::clone(&current.mqtt),
         }
     }
@@ -157,7 +176,7 @@ impl fmt::Debug for Tls {
     }
 }
 
-fn read(cert: &Path, key: &Path, now: SystemTime) -> Result<Configs, TlsError> {
+fn read(cert: &Path, key: &Path, client_ca: Option<&Path>, now: SystemTime) -> Result<Configs, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let chain = read_chain(cert).map_err(|problem| TlsError::Cert { path: cert.to_owned(), problem })?;
     let der = read_key(key).map_err(|problem| TlsError::Key { path: key.to_owned(), problem })?;
@@ -172,16 +191,40 @@ fn read(cert: &Path, key: &Path, now: SystemTime) -> Result<Configs, TlsError> {
     }
     let (begins, ends) = validity(&certified.cert[0], &provider);
     let certified = Arc::new(SingleCertAndKey::from(certified));
-    let configs =
-        Configs { http: Arc::new(config(&provider, &certified, &[b"http/1.1"])?), mqtt: Arc::new(config(&provider, &certified, &[])?) };
+    let clients = match client_ca {
+        Some(path) => Some(clients(path, &provider).map_err(|problem| TlsError::ClientCa { path: path.to_owned(), problem })?),
+        None => None,
+    };
+    let http = Arc::new(config(&provider, &certified, None, &[b"http/1.1"])?);
+    let admin = match &clients {
+        Some(_) => Arc::new(config(&provider, &certified, clients.clone(), &[b"http/1.1"])?),
+        None => Arc::clone(&http),
+    };
+    let configs = Configs { http, admin, mqtt: Arc::new(config(&provider, &certified, None, &[])?), clients };
     tell(cert, begins, ends, now);
     Ok(configs)
 }
 
-fn config(provider: &Arc<CryptoProvider>, certified: &Arc<SingleCertAndKey>, protocols: &[&[u8]]) -> Result<ServerConfig, rustls::Error> {
+/// Knows certificates of clients by the authorities in this file.
+fn clients(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, CertProblem> {
+    let mut roots = RootCertStore::empty();
+    for (index, authority) in read_chain(path)?.into_iter().enumerate() {
+        roots.add(authority).map_err(|_| CertProblem::Damaged(index + 1))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).allow_unauthenticated();
+    // It fails without an authority, and there is one.
+    builder.build().map_err(|_| CertProblem::NoCertificate)
+}
+
+fn config(
+    provider: &Arc<CryptoProvider>,
+    certified: &Arc<SingleCertAndKey>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+    protocols: &[&[u8]],
+) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients.unwrap_or_else(WebPkiClientVerifier::no_client_auth))
         .with_cert_resolver(Arc::<SingleCertAndKey>::clone(certified));
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     // What a client resumes with is with the client: nothing is kept here for those that never come again.

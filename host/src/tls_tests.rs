@@ -54,7 +54,7 @@ impl Files {
     }
 
     fn load(&self) -> Result<Arc<Tls>, TlsError> {
-        Tls::load(&self.cert(), &self.key(), Clock::system())
+        Tls::load(&self.cert(), &self.key(), None, Clock::system())
     }
 
     /// The words of the refusal, which name the file and quote nothing of the key.

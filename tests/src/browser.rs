@@ -37,8 +37,26 @@ impl Browser {
     /// When Chromium, its tools or the page's libraries are not installed.
     #[must_use]
     pub fn open(authorities: &[&Path], cases: &Value) -> Self {
+        Self::show(authorities, "page.html", files(cases))
+    }
+
+    /// Opens `tests/browser/attack.html`, which tries these requests on others than its own server.
+    ///
+    /// # Panics
+    /// When Chromium or its tools are not installed.
+    #[must_use]
+    pub fn open_attack(cases: &Value) -> Self {
+        let files = vec![
+            ("/attack.html", "text/html", own("attack.html")),
+            ("/attack.js", "text/javascript", own("attack.js")),
+            ("/cases", "application/json", cases.to_string().into_bytes()),
+        ];
+        Self::show(&[], "attack.html", files)
+    }
+
+    fn show(authorities: &[&Path], page: &str, files: Vec<Served>) -> Self {
         let (sender, reports) = mpsc::channel();
-        let page = serve(files(cases), sender);
+        let server = serve(files, sender);
         let folder = tempfile::tempdir().expect("a temporary folder");
         trust(folder.path(), authorities);
         let output = fs::File::create(folder.path().join("log")).expect("a log");
@@ -46,7 +64,7 @@ impl Browser {
         command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]);
         command.args(["--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"]);
         command.arg(format!("--user-data-dir={}", folder.path().join("profile").display()));
-        command.arg(format!("http://{page}/page.html"));
+        command.arg(format!("http://{server}/{page}"));
         // Its own list of trusted authorities is in the home folder.
         command.env("HOME", folder.path()).stdin(Stdio::null()).stdout(output.try_clone().expect("a log")).stderr(output);
         let child = command
@@ -77,11 +95,13 @@ impl Drop for Browser {
     }
 }
 
+/// A file of `tests/browser`.
+fn own(name: &str) -> Vec<u8> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser").join(name);
+    fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+}
+
 fn files(cases: &Value) -> Vec<Served> {
-    let own = |name: &str| {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser").join(name);
-        fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
-    };
     let installed = |name: &str| {
         let file = clients::folder("test-browser").join("node_modules").join(name);
         fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}; run `cargo xtask test`, which installs it", file.display()))

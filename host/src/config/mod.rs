@@ -30,7 +30,7 @@ pub use self::{
     mistakes::{Mistake, Mistakes, Origin, Warning},
     reference::reference,
     sources::Flag,
-    table::{Admin, Iot, Log, Mqtt, Service, Sessions, State, Store, Tls, Token, Type},
+    table::{Admin, Audit, Iot, Log, Mqtt, Service, Sessions, State, Store, Tls, Token, Type},
     values::{BrokerKind, EXPECTED_LIMIT, LogFormat, Secret, StoreUrl, TokenMode, limit},
 };
 
@@ -71,6 +71,8 @@ pub struct Settings {
     pub mqtt: Mqtt,
     /// The certificate of this host.
     pub tls: Tls,
+    /// The record of what was changed on the admin port.
+    pub audit: Audit,
     /// What the host says.
     pub log: Log,
     /// The session types by name, which is 1 to 64 of `[A-Za-z0-9_.-]`.

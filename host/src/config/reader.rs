@@ -13,7 +13,9 @@ use super::{
     BrokerKind, Mistakes, Settings, StoreUrl, TokenMode, is_secret_name,
     mistakes::{Mistake, Origin, Warning, clean},
     sources::{Collected, Given, Raw, named_path},
-    table::{Admin, Fallback, Family, Iot, Log, Mqtt, SERVICE_FAMILY, Service, Sessions, State, Store, TYPE_FAMILY, Tls, Token, Type},
+    table::{
+        Admin, Audit, Fallback, Family, Iot, Log, Mqtt, SERVICE_FAMILY, Service, Sessions, State, Store, TYPE_FAMILY, Tls, Token, Type,
+    },
     values::{Fault, Kind, Parser},
 };
 
@@ -179,6 +181,7 @@ pub(super) fn read(collected: Collected, base_dir: &Path) -> Result<(Settings, V
         token: Token::read(&mut reader, "token"),
         mqtt: Mqtt::read(&mut reader, "mqtt"),
         tls: Tls::read(&mut reader, "tls"),
+        audit: Audit::read(&mut reader, "audit"),
         log: Log::read(&mut reader, "log"),
         types: read_family(&mut reader, &TYPE_FAMILY, &names, Type::read),
         services: read_family(&mut reader, &SERVICE_FAMILY, &names, Service::read),
@@ -259,9 +262,20 @@ fn check_pairs(reader: &mut Reader, settings: &Settings) {
     if mqtt.broker == BrokerKind::External {
         reader.needs("mqtt.broker", "mqtt.url");
     }
-    for (key, other) in
-        [("tls.cert", "tls.key"), ("tls.key", "tls.cert"), ("mqtt.client_cert", "mqtt.client_key"), ("mqtt.client_key", "mqtt.client_cert")]
-    {
+    let pairs = [
+        ("admin.client_ca", "admin.client_roles"),
+        ("admin.client_roles", "admin.client_ca"),
+        ("admin.oidc_issuer", "admin.oidc_audience"),
+        ("admin.oidc_issuer", "admin.oidc_roles"),
+        ("admin.oidc_audience", "admin.oidc_issuer"),
+        ("admin.oidc_jwks_url", "admin.oidc_issuer"),
+        ("admin.oidc_roles", "admin.oidc_issuer"),
+        ("tls.cert", "tls.key"),
+        ("tls.key", "tls.cert"),
+        ("mqtt.client_cert", "mqtt.client_key"),
+        ("mqtt.client_key", "mqtt.client_cert"),
+    ];
+    for (key, other) in pairs {
         if reader.is_set(key) {
             reader.needs(key, other);
         }
@@ -288,8 +302,18 @@ fn resolve_paths(settings: &mut Settings) {
     let resolve = |path: &mut PathBuf| *path = base.join(&*path);
     resolve(&mut settings.state.dir);
     resolve(&mut settings.token.key);
+    resolve(&mut settings.admin.tokens);
     let (mqtt, tls) = (&mut settings.mqtt, &mut settings.tls);
-    let optional = [&mut mqtt.ca, &mut mqtt.client_cert, &mut mqtt.client_key, &mut mqtt.link_password_file, &mut tls.cert, &mut tls.key];
+    let optional = [
+        &mut settings.audit.file,
+        &mut settings.admin.client_ca,
+        &mut mqtt.ca,
+        &mut mqtt.client_cert,
+        &mut mqtt.client_key,
+        &mut mqtt.link_password_file,
+        &mut tls.cert,
+        &mut tls.key,
+    ];
     optional.into_iter().flatten().for_each(resolve);
     if let StoreUrl::Json(path) | StoreUrl::Sqlite(path) = &mut settings.store.url {
         resolve(path);

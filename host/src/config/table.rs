@@ -1,18 +1,19 @@
 //! The table of all keys. A field's documentation is the reference's text for its key.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde_json::{Map, Value};
 
 use super::{
     reader::Reader,
     values::{
-        BOOL, BROKER, BrokerKind, CONDUCTOR_NAME, CONFIG, DEADLINE, HTTP_URL, ID_DIGITS, ISSUER, Kind, LIFETIME, LIMIT, LINK_PASSWORD,
-        LINK_USERNAME, LISTEN, LISTEN_LOOPBACK, LISTEN_OR_OFF, LOG_FORMAT, LOG_LEVEL, LogFormat, MQTT_URL, OPTIONAL_PATH, PATH, PIN_DIGITS,
-        SERVICE_NAME, STATE_BYTES, STORE_URL, Secret, StoreUrl, TOKEN_MODE, TokenMode, USERNAME,
+        AUDIT_BYTES, AUDIT_KEEP, BOOL, BROKER, BrokerKind, CLAIM, CONDUCTOR_NAME, CONFIG, DEADLINE, HOST_NAMES, HTTP_URL, ID_DIGITS,
+        ISSUER, Kind, LIFETIME, LIMIT, LINK_PASSWORD, LINK_USERNAME, LISTEN, LISTEN_OR_OFF, LOG_FORMAT, LOG_LEVEL, LogFormat, MQTT_URL,
+        NETWORKS, OIDC_ISSUER, OIDC_URL, OPTIONAL_PATH, PATH, PATH_OR_OFF, PIN_DIGITS, ROLES, SERVICE_NAME, STATE_BYTES, STORE_URL, Secret,
+        StoreUrl, TOKEN_MODE, TokenMode, USERNAME,
     },
 };
-use crate::tokens::claims::UsernameRule;
+use crate::{access::Role, networks::Networks, tokens::claims::UsernameRule};
 
 /// The path of a type's section, with `NAME` in place of its name.
 pub(super) const TYPES: &str = "types.NAME";
@@ -120,10 +121,37 @@ table! {
 
     /// The trusted port, which creates and closes sessions and asks their conductors.
     ["admin"] Admin {
-        /// Where it listens. It cannot authenticate yet, so only loopback addresses are accepted.
-        listen: Vec<SocketAddr> = LISTEN_LOOPBACK, Text("127.0.0.1:50001");
+        /// Where it listens. Beyond loopback only with something that guards it: tokens, another way to show an identity, or `admin.allow`.
+        listen: Vec<SocketAddr> = LISTEN, Text("127.0.0.1:50001");
         /// Whether it speaks HTTPS, with the certificate of `[tls]`, instead of HTTP.
         tls: bool = BOOL, Text("false");
+        /// Networks from which it takes connections; any other is closed at once. What counts is the address that connects, of a proxy too. None is
+        /// every address.
+        allow: Networks = NETWORKS, Text("");
+        /// File with the hashes of the tokens that open it (`conductor-host token create`), its owner's alone. As soon as it is there, everybody needs a
+        /// token or another identity. It is read again whenever it changes.
+        tokens: PathBuf = PATH, Text("{state.dir}/admin-tokens.json");
+        /// Whether it may listen beyond loopback with no identity and no `admin.allow` at all: whoever reaches it may then do everything. Each start warns.
+        allow_unauthenticated: bool = BOOL, Text("false");
+        /// Further names by which it is called, such as that of a proxy in front of it. A request whose `Host` is none of them, no address of
+        /// `admin.listen` and not `localhost` is refused: a page in a browser may have made its own name point here.
+        names: Vec<String> = HOST_NAMES, Text("");
+        /// PEM file with the authorities whose client certificates are an identity here (`docs/admin.md`); needs `admin.tls`. Read again on SIGHUP.
+        client_ca: Option<PathBuf> = OPTIONAL_PATH, Unset;
+        /// What the bearer of such a certificate may do, by its common name or one of its alternative names (host or mailbox):
+        /// `{ "ci.example.org" = "operator" }`.
+        client_roles: BTreeMap<String, Role> = ROLES, Unset;
+        /// The OpenID provider whose access tokens are an identity here (`docs/admin.md`), as its tokens name it in `iss`.
+        oidc_issuer: Option<String> = OIDC_ISSUER, Unset;
+        /// What such a token must name in `aud`.
+        oidc_audience: Option<String> = CLAIM, Unset;
+        /// Where the provider's keys are. Without it: where `{issuer}/.well-known/openid-configuration` says.
+        oidc_jwks_url: Option<String> = OIDC_URL, Unset;
+        /// The claim that says what the bearer of a token may do: its name, or a path to it (`realm_access.roles`). It is a text, a list of texts, or words in
+        /// a text (`scope`).
+        oidc_role_claim: String = ISSUER, Text("roles");
+        /// Which role a value of that claim gives: `{ "sessions-admin" = "admin" }`. Of several, the highest counts.
+        oidc_roles: BTreeMap<String, Role> = ROLES, Unset;
     }
 
     /// The public port, where devices join. It serves MQTT over WebSocket at `/mqtt` as well.
@@ -221,6 +249,16 @@ table! {
         cert: Option<PathBuf> = OPTIONAL_PATH, Unset;
         /// PEM file with the private key of `tls.cert`.
         key: Option<PathBuf> = OPTIONAL_PATH, Unset;
+    }
+
+    /// Who changed what on the admin port, or was refused there: a file of JSON lines (`docs/audit.md`). It holds no pin, token, secret or key.
+    ["audit"] Audit {
+        /// The file. Made, for its owner alone, where it is absent; a symbolic link is not followed. `""` turns the log off.
+        file: Option<PathBuf> = PATH_OR_OFF, Text("{state.dir}/audit.log");
+        /// How large the file may become. Then it is renamed to `FILE.1`, that one to `FILE.2`, and so on, and a new one is begun.
+        max_bytes: u64 = AUDIT_BYTES, Text("16777216");
+        /// How many older files are kept.
+        keep: u32 = AUDIT_KEEP, Text("5");
     }
 
     /// What the host says on standard error.

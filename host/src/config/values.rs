@@ -4,9 +4,9 @@
 //! boolean or a table first where the key's [`Kind`] asks for one.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,7 +15,11 @@ use hyper::Uri;
 use serde_json::{Map, Value};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use crate::tokens::claims::UsernameRule;
+use crate::{
+    access::{Role, oidc::is_safe},
+    networks::{Networks, network},
+    tokens::claims::UsernameRule,
+};
 
 /// Said about every value and key that this version knows by name only.
 pub(super) const LATER: &str = "not available in this version";
@@ -150,6 +154,21 @@ pub(super) const PATH: Parser<PathBuf> = Parser { kind: Kind::Text, expected: "a
 pub(super) const OPTIONAL_PATH: Parser<Option<PathBuf>> =
     Parser { kind: Kind::Text, expected: "a path", parse: |value| (PATH.parse)(value).map(Some) };
 
+pub(super) const PATH_OR_OFF: Parser<Option<PathBuf>> = Parser {
+    kind: Kind::Text,
+    expected: "a path, or \"\" for none",
+    parse: |value| if value == "" { Ok(None) } else { (OPTIONAL_PATH.parse)(value) },
+};
+
+pub(super) const AUDIT_BYTES: Parser<u64> = Parser {
+    kind: Kind::Integer,
+    expected: "an integer from 4096 to 1099511627776 (1 TiB)",
+    parse: |value| value.as_u64().filter(|number| (4096..=1 << 40).contains(number)).ok_or(Fault::Unexpected),
+};
+
+pub(super) const AUDIT_KEEP: Parser<u32> =
+    Parser { kind: Kind::Integer, expected: "an integer from 0 to 100", parse: |value| integer(value, 0, 100).map(u32::from) };
+
 pub(super) const LINK_USERNAME: Parser<Option<String>> = Parser {
     kind: Kind::Text,
     expected: "a text of 1 to 65535 bytes without control characters",
@@ -220,28 +239,69 @@ pub(super) const LISTEN: Parser<Vec<SocketAddr>> = Parser {
     },
 };
 
-pub(super) const LISTEN_LOOPBACK: Parser<Vec<SocketAddr>> = Parser {
-    kind: Kind::Text,
-    expected: "a loopback IP address and port such as \"127.0.0.1:50001\" (a name is not resolved), or a list of them",
-    parse: |value| {
-        let list = (LISTEN.parse)(value)?;
-        if list.iter().all(|address| address.ip().to_canonical().is_loopback()) {
-            return Ok(list);
-        }
-        Err(Fault::Because("the admin port cannot authenticate yet, so it may only listen on loopback".into()))
-    },
-};
-
 pub(super) const LISTEN_OR_OFF: Parser<Vec<SocketAddr>> = Parser {
     kind: Kind::Text,
     expected: "an IP address and port such as \"0.0.0.0:1883\" (a name is not resolved), a list of them, or \"\" for none",
     parse: addresses,
 };
 
+pub(super) const NETWORKS: Parser<Networks> = Parser {
+    kind: Kind::Text,
+    expected: "a network such as \"10.0.0.0/8\", \"2001:db8::/32\" or \"192.0.2.7\", a list of them, or \"\" for none",
+    parse: |value| {
+        let parse = |text: String| network(text.trim()).ok_or_else(|| Fault::Element(format!("{text:?}")));
+        texts(value)?.into_iter().map(parse).collect()
+    },
+};
+
+pub(super) const HOST_NAMES: Parser<Vec<String>> = Parser {
+    kind: Kind::Text,
+    expected: "a host name or address without port such as \"admin.example.org\", a list of them, or \"\" for none",
+    parse: |value| {
+        let is_name = |text: &str| {
+            let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+            !text.is_empty() && plain || text.parse::<IpAddr>().is_ok()
+        };
+        let parse = |text: String| match text.trim() {
+            name if is_name(name) => Ok(name.to_owned()),
+            _ => Err(Fault::Element(format!("{text:?}"))),
+        };
+        texts(value)?.into_iter().map(parse).collect()
+    },
+};
+
 pub(super) const HTTP_URL: Parser<Option<String>> = Parser {
     kind: Kind::Text,
     expected: "a URL such as \"https://sessions.example.org\"",
     parse: |value| url(value, &["http", "https"]).map(Some),
+};
+
+pub(super) const OIDC_URL: Parser<Option<String>> = Parser {
+    kind: Kind::Text,
+    expected: "a URL that begins with https:// (http:// for this machine only)",
+    parse: |value| provider_url(text(value)?).map(Some),
+};
+
+pub(super) const OIDC_ISSUER: Parser<Option<String>> = Parser {
+    kind: Kind::Text,
+    expected: "the issuer's URL, to the letter as its tokens have it: https:// (http:// for this machine only), without a query",
+    parse: |value| match text(value)? {
+        issuer if issuer.contains('?') => Err(Fault::Unexpected),
+        issuer => provider_url(issuer).map(Some),
+    },
+};
+
+pub(super) const CLAIM: Parser<Option<String>> = Parser { expected: ISSUER.expected, ..CONDUCTOR_NAME };
+
+pub(super) const ROLES: Parser<BTreeMap<String, Role>> = Parser {
+    kind: Kind::Table,
+    expected: "a table of names, each with \"viewer\", \"operator\" or \"admin\" (in the environment and in flags: a JSON object)",
+    parse: |value| {
+        let roles = value.as_object().ok_or(Fault::Unexpected)?;
+        let role = |value| choose(value, &[("viewer", Role::Viewer), ("operator", Role::Operator), ("admin", Role::Admin)]);
+        let wrong = |name: &String| Fault::Element(format!("another role for {name:?}"));
+        roles.iter().map(|(name, value)| Ok((name.clone(), role(value).map_err(|_| wrong(name))?))).collect()
+    },
 };
 
 pub(super) const MQTT_URL: Parser<Option<String>> = Parser {
@@ -341,17 +401,21 @@ fn duration(value: &Value, least: Duration, most: Duration) -> Result<Duration, 
     parsed.filter(|duration| (least..=most).contains(duration)).ok_or(Fault::Unexpected)
 }
 
-/// A text, which may hold several separated by commas, or a list of texts. Empty texts stand for no address.
-fn addresses(value: &Value) -> Result<Vec<SocketAddr>, Fault> {
-    let texts: Vec<&str> = match value {
-        Value::String(text) if text.trim().is_empty() => Vec::new(),
-        Value::String(text) => text.split(',').collect(),
+/// A text, which may hold several separated by commas, or a list of texts. An empty text stands for none.
+pub(super) fn texts(value: &Value) -> Result<Vec<String>, Fault> {
+    match value {
+        Value::String(text) if text.trim().is_empty() => Ok(Vec::new()),
+        Value::String(text) => Ok(text.split(',').map(str::to_owned).collect()),
         Value::Array(list) => {
-            let element = |value: &'_ Value| Fault::Element(value.to_string());
-            list.iter().map(|value| value.as_str().ok_or_else(|| element(value))).collect::<Result<_, _>>()?
+            let text = |value: &Value| value.as_str().map(str::to_owned).ok_or_else(|| Fault::Element(value.to_string()));
+            list.iter().map(text).collect()
         }
-        _ => return Err(Fault::Unexpected),
-    };
+        _ => Err(Fault::Unexpected),
+    }
+}
+
+fn addresses(value: &Value) -> Result<Vec<SocketAddr>, Fault> {
+    let texts = texts(value)?;
     let mut seen = HashSet::new();
     let mut addresses = Vec::with_capacity(texts.len());
     for text in texts {
@@ -378,6 +442,15 @@ fn url(value: &Value, schemes: &[&str]) -> Result<String, Fault> {
         return Err(Fault::Unexpected);
     }
     Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// Kept as written: an issuer counts to the letter.
+fn provider_url(text: &str) -> Result<String, Fault> {
+    if text.contains('@') {
+        return Err(Fault::Secret("a URL with an `@` in it; take user and password out"));
+    }
+    let safe = text.parse::<Uri>().is_ok_and(|url| is_safe(&url));
+    if safe && !text.contains('#') && text.len() <= 1024 { Ok(text.to_owned()) } else { Err(Fault::Unexpected) }
 }
 
 /// What an MQTT username may be, within what its length can say.

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use axum::{
     Json, Router,
     body::Body,
-    extract::{ConnectInfo, Path, RawQuery, State, rejection::PathRejection},
+    extract::{ConnectInfo, Extension, Path, RawQuery, State, rejection::PathRejection},
     http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::{delete, get},
 };
@@ -16,10 +17,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    PathId, Ports, body, error::Problem, legacy, limits, livez, metrics, not_allowed, not_found, only_get, only_post, plugins, query,
-    services,
+    PathId, Ports, body, error::Problem, legacy, limits, livez, metrics, not_found, only_get, only_post, plugins, query, services,
 };
 use crate::{
+    access::{
+        self, Access, Identity, Role,
+        audit::{self, Made},
+    },
     conductors::{catalog::Type, library::Hash},
     sessions::{Caller, CloseReason, Manager, Port, Session, SessionId, manager::Refused, status::Status},
     store::StoredClient,
@@ -29,20 +33,27 @@ use crate::{
 pub(super) const BODY: usize = 1 << 20;
 const PAGE: usize = 50;
 const MAX_PAGE: usize = 500;
-/// The methods that the route of one session knows.
-const ONE_SESSION: &str = "GET, PATCH, DELETE";
 
-/// The routes of the port.
-pub fn router(ports: Arc<Ports>) -> Router {
-    let allowed = |allow: &'static str| move || std::future::ready(not_allowed(allow));
+/// The routes of the port, behind the guard that decides who may use which, and the audit log that records what it lets through and what it refuses.
+pub fn router(ports: Arc<Ports>, access: Arc<Access>) -> Router {
+    let guarded = routes().layer(middleware::from_fn_with_state(access, access::guard));
+    let recorded = match ports.audit.clone() {
+        Some(audit) => guarded.layer(middleware::from_fn_with_state(audit, audit::record)),
+        None => guarded,
+    };
+    recorded.with_state(ports)
+}
+
+/// The routes alone. Each needs an entry in the table of `access/routes.rs`, or nobody may use it; the guard answers methods that have none there.
+pub(crate) fn routes() -> Router<Arc<Ports>> {
     Router::new()
         .route("/api/createSession", only_get(legacy::create_session))
         .route("/api/closeSession", only_get(legacy::close_session))
         .route("/api/conductorRequest", only_get(legacy::conductor_request))
-        .route("/v1/sessions", get(list).post(create).head(allowed("GET, POST")).fallback(allowed("GET, POST")))
-        .route("/v1/sessions/{id}", get(look).patch(limits::change).delete(close).head(allowed(ONE_SESSION)).fallback(allowed(ONE_SESSION)))
+        .route("/v1/sessions", get(list).post(create))
+        .route("/v1/sessions/{id}", get(look).patch(limits::change).delete(close))
         .route("/v1/sessions/{id}/requests", only_post(request))
-        .route("/v1/sessions/{id}/clients/{client}", delete(kick).head(allowed("DELETE")).fallback(allowed("DELETE")))
+        .route("/v1/sessions/{id}/clients/{client}", delete(kick))
         .route("/v1/sessions/{id}/move", only_post(plugins::move_session))
         .route("/v1/types", only_get(types))
         .route("/v1/services", only_get(services::list))
@@ -54,14 +65,15 @@ pub fn router(ports: Arc<Ports>) -> Router {
         .route("/livez", only_get(livez))
         .route("/readyz", only_get(readyz))
         .fallback(not_found)
-        .with_state(ports)
 }
 
 /// A session as `/v1` shows it.
 #[derive(Serialize)]
 pub(super) struct SessionView {
     id: String,
-    pin: String,
+    /// For those whose role sees it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pin: Option<String>,
     r#type: String,
     /// `idle` (its conductor is made at the first event), `live`, `faulted` or `unavailable`.
     state: &'static str,
@@ -123,7 +135,7 @@ fn seconds(seconds: u64) -> String {
 }
 
 impl SessionView {
-    pub(super) fn of(manager: &Manager, session: &Session) -> Self {
+    pub(super) fn of(manager: &Manager, session: &Session, role: Role) -> Self {
         let (record, ends) = (session.record(), manager.ends(session));
         let parked = session.parked().map(|parked| ParkedView {
             lacks: parked.lack.as_str(),
@@ -146,7 +158,7 @@ impl SessionView {
         });
         Self {
             id: record.id.to_string(),
-            pin: record.pin.reveal(),
+            pin: role.sees_secrets().then(|| record.pin.reveal()),
             r#type: record.type_name.to_string(),
             state,
             reason,
@@ -171,15 +183,25 @@ struct Create {
     empty_timeout: Option<String>,
 }
 
-async fn create(State(ports): State<Arc<Ports>>, ConnectInfo(peer): ConnectInfo<SocketAddr>, body: Body) -> Result<Response, Problem> {
+async fn create(
+    State(ports): State<Arc<Ports>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(who): Extension<Identity>,
+    body: Body,
+) -> Result<Response, Problem> {
     let Create { r#type, lifetime, empty_timeout } = body::json(body, BODY).await?;
     let limits = limits::of_new(lifetime, empty_timeout)?;
     let session = ports.manager.create_with(&r#type, limits, Caller::at(Port::Admin, peer)).await?;
     let location = format!("/v1/sessions/{}", session.id());
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(SessionView::of(&ports.manager, &session))).into_response())
+    let view = Json(SessionView::of(&ports.manager, &session, who.role));
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Extension(Made(session.id())), view).into_response())
 }
 
-async fn list(State(ports): State<Arc<Ports>>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
+async fn list(
+    State(ports): State<Arc<Ports>>,
+    Extension(who): Extension<Identity>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
     let parameter = |name: &str| {
         query::parameter(query.as_deref().unwrap_or_default(), name)
             .map_err(|_| Problem::bad_request(format!("the query parameter {name:?} cannot be decoded")))
@@ -202,13 +224,17 @@ async fn list(State(ports): State<Arc<Ports>>, RawQuery(query): RawQuery) -> Res
     let more = page.len() > limit;
     page.truncate(limit);
     let next_cursor = page.last().filter(|_| more).map(|session| session.id().to_string());
-    let items: Vec<SessionView> = page.iter().map(|session| SessionView::of(&ports.manager, session)).collect();
+    let items: Vec<SessionView> = page.iter().map(|session| SessionView::of(&ports.manager, session, who.role)).collect();
     Ok(Json(json!({ "items": items, "next_cursor": next_cursor })))
 }
 
-async fn look(State(ports): State<Arc<Ports>>, PathId(id): PathId) -> Result<Json<SessionView>, Problem> {
+async fn look(
+    State(ports): State<Arc<Ports>>,
+    Extension(who): Extension<Identity>,
+    PathId(id): PathId,
+) -> Result<Json<SessionView>, Problem> {
     let session = ports.manager.get(id.ok_or(Refused::NoSuchSession)?).ok_or(Refused::NoSuchSession)?;
-    Ok(Json(SessionView::of(&ports.manager, &session)))
+    Ok(Json(SessionView::of(&ports.manager, &session, who.role)))
 }
 
 async fn close(
@@ -307,12 +333,13 @@ async fn readyz(State(ports): State<Arc<Ports>>) -> Response {
     let mut troubles: Vec<String> = catalog.iter().filter_map(|kind| missing(kind).or_else(|| quarantined(kind))).collect();
     troubles.extend(ports.services.trouble());
     let plugins = Some(troubles.join("; ")).filter(|troubles| !troubles.is_empty());
-    let degraded = store.is_some() || broker.is_some() || plugins.is_some();
+    let audit = ports.audit.as_ref().and_then(|audit| audit.trouble()).map(|reason| reason.to_string());
+    let degraded = store.is_some() || broker.is_some() || plugins.is_some() || audit.is_some();
     let (code, status) = match (ports.manager.is_stopping(), degraded) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         (false, true) => (StatusCode::OK, "degraded"),
         (false, false) => (StatusCode::OK, "ready"),
     };
-    let parts = json!({ "store": part(store), "broker": part(broker), "plugins": part(plugins) });
+    let parts = json!({ "store": part(store), "broker": part(broker), "plugins": part(plugins), "audit": part(audit) });
     (code, Json(json!({ "status": status, "parts": parts }))).into_response()
 }

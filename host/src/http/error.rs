@@ -7,7 +7,12 @@ use axum::{
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::{conductors::Trouble, services, sessions::manager::Refused};
+use crate::{
+    access::{Denied, audit::Code},
+    conductors::Trouble,
+    services,
+    sessions::manager::Refused,
+};
 
 /// An error as a client sees it: `application/problem+json` with `type`, `title`, `status`, a stable `code`, and `detail`.
 #[derive(Clone, Debug, Serialize)]
@@ -54,10 +59,27 @@ impl IntoResponse for Problem {
         let status = self.status();
         let body = serde_json::to_vec(&self).unwrap_or_else(|_| b"{}".to_vec());
         let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
+        response.extensions_mut().insert(Code(self.code));
+        let more = match status {
+            StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, HeaderValue::from_static("1"))),
+            StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            _ => None,
+        };
+        response.headers_mut().extend(more);
         response
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        let text = denied.to_string();
+        match denied {
+            Denied::WrongHost => Self::new(StatusCode::MISDIRECTED_REQUEST, "wrong_host", text),
+            Denied::CrossSite => Self::new(StatusCode::FORBIDDEN, "cross_site", text),
+            Denied::Unauthorized => Self::new(StatusCode::UNAUTHORIZED, "unauthorized", text),
+            Denied::Role(_) | Denied::NoEntry => Self::new(StatusCode::FORBIDDEN, "forbidden", text),
+            Denied::Method(_) => Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text),
+        }
     }
 }
 

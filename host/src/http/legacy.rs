@@ -4,6 +4,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
+    Extension,
     body::Body,
     extract::{ConnectInfo, RawQuery, State},
     http::{StatusCode, header},
@@ -16,6 +17,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::{Ports, body, error::Problem, iot, query};
 use crate::{
+    access::audit::{Code, Made},
     conductors::Trouble,
     sessions::{Caller, CloseReason, Pin, Port, Session, SessionId, manager::Refused},
     store::StoredClient,
@@ -29,6 +31,11 @@ fn json_text(status: StatusCode, value: &impl Serialize) -> Response {
         Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
         Err(error) => Problem::from(Refused::Internal(error.to_string())).into_response(),
     }
+}
+
+/// A failure that is no error to a client of the replaced system; the audit log is told what it is.
+fn failed(code: &'static str, text: &str) -> Response {
+    (Extension(Code(code)), json_text(StatusCode::OK, &text)).into_response()
 }
 
 fn required(query: Option<&str>, name: &str) -> Result<String, Problem> {
@@ -64,7 +71,7 @@ pub(super) async fn create_session(
 ) -> Result<Response, Problem> {
     let type_name = required(query.as_deref(), "type")?;
     let session = ports.manager.create(&type_name, Caller::at(Port::Admin, peer)).await?;
-    Ok(json_text(StatusCode::OK, &view(&session)))
+    Ok((Extension(Made(session.id())), json_text(StatusCode::OK, &view(&session))).into_response())
 }
 
 pub(super) async fn close_session(
@@ -79,7 +86,7 @@ pub(super) async fn close_session(
     };
     match closed {
         Ok(()) => Ok(json_text(StatusCode::OK, &"Success")),
-        Err(Refused::NoSuchSession) => Ok(json_text(StatusCode::OK, &"Error")),
+        Err(Refused::NoSuchSession) => Ok(failed("session_not_found", "Error")),
         Err(refused) => {
             let problem = Problem::from(refused);
             Err(if problem.status() == StatusCode::SERVICE_UNAVAILABLE {
@@ -104,9 +111,9 @@ pub(super) async fn conductor_request(
     };
     match answer {
         Ok(result) => Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], result).into_response()),
-        Err(Refused::NoSuchSession | Refused::Conductor(Trouble::Closed)) => Ok(json_text(StatusCode::OK, &"Could not locate session")),
+        Err(Refused::NoSuchSession | Refused::Conductor(Trouble::Closed)) => Ok(failed("session_not_found", "Could not locate session")),
         Err(Refused::Conductor(Trouble::UnknownMethod(_))) => {
-            Ok(json_text(StatusCode::OK, &format!("Error: No handler function registered for method: {method}")))
+            Ok(failed("unknown_method", &format!("Error: No handler function registered for method: {method}")))
         }
         Err(refused) => Err(refused.into()),
     }

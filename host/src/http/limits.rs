@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use axum::{
     Json,
     body::Body,
-    extract::{ConnectInfo, State},
+    extract::{ConnectInfo, Extension, State},
 };
 use serde::{Deserialize, Deserializer};
 
@@ -16,6 +16,7 @@ use super::{
     error::Problem,
 };
 use crate::{
+    access::Identity,
     config,
     sessions::{Caller, Limits, Port, manager::Refused},
 };
@@ -55,6 +56,7 @@ pub(super) fn text(millis: u64) -> String {
 pub(super) async fn change(
     State(ports): State<Arc<Ports>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(who): Extension<Identity>,
     PathId(id): PathId,
     body: Body,
 ) -> Result<Json<SessionView>, Problem> {
@@ -63,5 +65,5 @@ pub(super) async fn change(
     let empty_timeout = given.empty_timeout.map(|text| millis("empty_timeout", text)).transpose()?;
     let id = id.ok_or(Refused::NoSuchSession)?;
     let session = ports.manager.set_limits(id, lifetime, empty_timeout, Caller::at(Port::Admin, peer)).await?;
-    Ok(Json(SessionView::of(&ports.manager, &session)))
+    Ok(Json(SessionView::of(&ports.manager, &session, who.role)))
 }

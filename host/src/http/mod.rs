@@ -1,6 +1,6 @@
 //! The two HTTP ports. A handler parses, makes one call on the session manager, and renders.
 //!
-//! Admin port (trusted; each route knows only the methods named, HEAD and OPTIONS are 405 like any other):
+//! Admin port (for those whose role suffices, see [`crate::access`]; each route knows only the methods named, HEAD and OPTIONS are 405 like any other):
 //!
 //! | route | what |
 //! | --- | --- |
@@ -54,6 +54,7 @@ use serde_json::json;
 
 use self::error::Problem;
 use crate::{
+    access::audit::Audit,
     reload::Reloader,
     services::Services,
     sessions::{Manager, SessionId},
@@ -76,6 +77,8 @@ pub struct Ports {
     pub has_broker: bool,
     /// Whether the IoT port speaks HTTPS.
     pub iot_tls: bool,
+    /// Where changes on the admin port are recorded, if anywhere.
+    pub audit: Option<Arc<Audit>>,
     /// Loads plugins again.
     pub reloader: Arc<Reloader>,
 }

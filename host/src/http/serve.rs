@@ -20,7 +20,11 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 use tower::Service;
 
-use crate::tls::{Inside, Tls};
+use crate::{
+    access::PeerCertificates,
+    networks::Networks,
+    tls::{Inside, Tls},
+};
 
 /// What a port lets its clients do.
 #[derive(Clone, Copy, Debug)]
@@ -82,12 +86,21 @@ pub async fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-/// Serves until `stop` becomes true; then takes no more connections, and gives what is in flight [`DRAIN`]. With `tls` it is HTTPS.
-pub async fn serve(listeners: Vec<TcpListener>, router: Router, limits: Limits, tls: Option<Arc<Tls>>, stop: watch::Receiver<bool>) {
+/// Serves until `stop` becomes true; then takes no more connections, and gives what is in flight [`DRAIN`]. With `tls` it is HTTPS; what certificates a client
+/// showed is among its requests' extensions. Where `allow` names networks, a connection from elsewhere is closed at once: nothing that it sends is read, and it costs
+/// neither a handshake nor one of the places.
+pub async fn serve(
+    listeners: Vec<TcpListener>,
+    router: Router,
+    limits: Limits,
+    allow: Networks,
+    tls: Option<(Arc<Tls>, Inside)>,
+    stop: watch::Receiver<bool>,
+) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        accepting.spawn(accept(listener, router.clone(), limits, tls.clone(), places.clone(), stop.clone()));
+        accepting.spawn(accept(listener, router.clone(), limits, allow.clone(), tls.clone(), places.clone(), stop.clone()));
     }
     while accepting.join_next().await.is_some() {}
     let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
@@ -100,7 +113,8 @@ async fn accept(
     listener: TcpListener,
     router: Router,
     limits: Limits,
-    tls: Option<Arc<Tls>>,
+    allow: Networks,
+    tls: Option<(Arc<Tls>, Inside)>,
     places: Arc<Semaphore>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -111,6 +125,9 @@ async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
+            Ok((_, peer)) if !allow.is_empty() && !allow.contains(peer.ip()) => {
+                tracing::info!(%peer, "closed at once: not from a network of admin.allow");
+            }
             Ok((stream, peer)) => match places.clone().try_acquire_owned() {
                 Ok(place) => {
                     let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
@@ -135,26 +152,35 @@ async fn connection(
     peer: SocketAddr,
     router: Router,
     limits: Limits,
-    tls: Option<Arc<Tls>>,
+    tls: Option<(Arc<Tls>, Inside)>,
     mut stop: watch::Receiver<bool>,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "no TCP_NODELAY");
     }
-    let Some(tls) = tls else { return requests(stream, peer, router, limits, stop).await };
+    let Some((tls, inside)) = tls else { return requests(stream, peer, None, router, limits, stop).await };
     let secured = tokio::select! {
-        secured = tls.accept(Inside::Http, stream, HANDSHAKE) => secured,
+        secured = tls.accept(inside, stream, HANDSHAKE) => secured,
         () = stopped(&mut stop) => return,
     };
     match secured {
-        Ok(stream) => requests(stream, peer, router, limits, stop).await,
+        Ok(stream) => {
+            let certificates = stream.get_ref().1.peer_certificates().map(|shown| PeerCertificates(shown.into()));
+            requests(stream, peer, certificates, router, limits, stop).await;
+        }
         Err(error) => tracing::debug!(%peer, %error, "closed before it spoke TLS"),
     }
 }
 
 /// Answers a connection's requests, until it ends or the stop comes between two of them.
-async fn requests<S>(stream: S, peer: SocketAddr, router: Router, limits: Limits, mut stop: watch::Receiver<bool>)
-where
+async fn requests<S>(
+    stream: S,
+    peer: SocketAddr,
+    certificates: Option<PeerCertificates>,
+    router: Router,
+    limits: Limits,
+    mut stop: watch::Receiver<bool>,
+) where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let mut stream = TimeoutStream::new(stream);
@@ -164,6 +190,9 @@ where
         let mut router = router.clone();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
+        if let Some(certificates) = &certificates {
+            request.extensions_mut().insert(certificates.clone());
+        }
         async move { Ok::<_, Infallible>(answer(&mut router, request).await) }
     });
     let connection = http1::Builder::new()

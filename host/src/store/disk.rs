@@ -135,7 +135,7 @@ pub(super) fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// The folder that `path` is in.
-pub(super) fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -149,8 +149,13 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// Makes this folder and those above it where they are missing, for their owner alone, and durably so.
+pub(crate) fn create_private_folder(folder: &Path) -> io::Result<()> {
+    RealDisk.create_folder(folder)
+}
+
 #[cfg(unix)]
-pub(super) fn private_file(options: &mut OpenOptions) -> &mut OpenOptions {
+pub(crate) fn private_file(options: &mut OpenOptions) -> &mut OpenOptions {
     use std::os::unix::fs::OpenOptionsExt;
     options.mode(0o600)
 }
@@ -174,7 +179,7 @@ fn private_folder() -> fs::DirBuilder {
 }
 
 #[cfg(unix)]
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
@@ -192,7 +197,7 @@ pub(super) fn sync_name(path: &Path) -> io::Result<()> {
 
 // Windows: files inherit the rights of their folder.
 #[cfg(not(unix))]
-pub(super) fn private_file(options: &mut OpenOptions) -> &mut OpenOptions {
+pub(crate) fn private_file(options: &mut OpenOptions) -> &mut OpenOptions {
     options
 }
 
@@ -207,6 +212,6 @@ fn private_folder() -> fs::DirBuilder {
 }
 
 #[cfg(not(unix))]
-pub(super) fn sync_folder(_: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
 }

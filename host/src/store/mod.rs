@@ -8,7 +8,7 @@ mod change;
 mod contract;
 #[cfg(test)]
 mod damage;
-mod disk;
+pub(crate) mod disk;
 #[cfg(test)]
 mod faults;
 mod json;

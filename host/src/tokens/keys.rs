@@ -248,7 +248,7 @@ pub(crate) fn read_private(path: &Path) -> Result<Vec<u8>, KeyProblem> {
 /// A folder in which others may rename files is as bad as a file they may write; a sticky one (`/tmp`) is not. Where the path
 /// is a symbolic link, the folder of the link and that of the file count.
 #[cfg(unix)]
-fn refuse_what_others_may_change(path: &Path, file: &File) -> Result<(), KeyProblem> {
+pub(crate) fn refuse_what_others_may_change(path: &Path, file: &File) -> Result<(), KeyProblem> {
     use std::os::unix::fs::MetadataExt as _;
     let mode = file.metadata().map_err(KeyProblem::Read)?.mode();
     if mode & 0o007 != 0 {
@@ -265,7 +265,7 @@ fn refuse_what_others_may_change(path: &Path, file: &File) -> Result<(), KeyProb
 }
 
 #[cfg(not(unix))]
-fn refuse_what_others_may_change(_path: &Path, _file: &File) -> Result<(), KeyProblem> {
+pub(crate) fn refuse_what_others_may_change(_path: &Path, _file: &File) -> Result<(), KeyProblem> {
     Ok(())
 }
 

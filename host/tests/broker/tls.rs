@@ -39,7 +39,7 @@ fn identity() -> (Arc<Tls>, TlsConnector) {
     fs::write(&key_file, key.serialize_pem()).unwrap();
     #[cfg(unix)]
     fs::set_permissions(&key_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let tls = Tls::load(&cert_file, &key_file, Clock::system()).unwrap();
+    let tls = Tls::load(&cert_file, &key_file, None, Clock::system()).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(cert.der().clone()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));

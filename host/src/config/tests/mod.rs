@@ -173,7 +173,7 @@ fn twenty_mistakes_in_a_file_are_twenty_lines_each_with_its_place() {
     let text = r#"[state]
 dir = ""
 [admin]
-listen = "0.0.0.0:50001"
+listen = "localhost:50001"
 tls = 1
 [iot]
 listen = "localhost:8888"
@@ -204,7 +204,7 @@ plugin = "a"
     let lines = lines(text, &[], &[]);
     let expected = [
         (2, "state.dir: found \"\", expected a path"),
-        (4, "admin.listen: found \"0.0.0.0:50001\": the admin port cannot authenticate yet, so it may only listen on loopback"),
+        (4, "admin.listen: found \"localhost:50001\", expected an IP address and port"),
         (5, "admin.tls: found 1, expected true or false"),
         (7, "iot.listen: found \"localhost:8888\", expected an IP address and port"),
         (8, "iot.public_url: found \"example.org\", expected a URL"),
@@ -327,11 +327,16 @@ fn a_mistake_in_a_key_is_not_repeated_by_those_that_follow_it() {
 }
 
 #[test]
-fn the_admin_port_listens_on_loopback_only() {
-    for address in ["0.0.0.0:1", "[::]:1", "192.168.0.1:1", "127.0.0.1:1,10.0.0.1:2"] {
-        assert!(only("", &[], &[&format!("admin.listen={address}")]).contains("may only listen on loopback"), "{address}");
+fn networks_and_names_of_the_admin_port_are_looked_at() {
+    for wrong in
+        ["admin.allow=10.0.0.1/8", "admin.allow=localhost", "admin.names=a:1", "admin.names=https://a", "admin.names=*.a", "admin.names=a,"]
+    {
+        only("", &[], &[wrong]);
     }
-    good("", &[], &["admin.listen=127.8.9.1:0,[::1]:0,[::ffff:127.0.0.1]:0"]);
+    let settings = good("[admin]\nallow = [\"10.0.0.0/8\", \"192.0.2.7\"]\nnames = [\"a.example\", \"::1\"]\n", &[], &[]);
+    assert!(settings.admin.allow.contains("192.0.2.7".parse().unwrap()) && !settings.admin.allow.contains("192.0.2.8".parse().unwrap()));
+    assert_eq!(settings.admin.names, ["a.example", "::1"]);
+    assert!(settings.admin.tokens.ends_with("state/admin-tokens.json") && !settings.admin.allow_unauthenticated);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Keys that need another, and those that hold a secret.
 
 use super::*;
+use crate::access::Role;
 
 #[test]
 fn keys_that_need_another_say_so_where_they_are_set() {
@@ -26,6 +27,44 @@ fn keys_that_need_another_say_so_where_they_are_set() {
     // With another broker its listeners are checked, and need nothing.
     good("[mqtt]\nbroker = \"none\"\ntls_listen = \"0.0.0.0:1883\"\nlisten = \"0.0.0.0:1883\"\nurl = \"mqtts://h\"\n", &[], &[]);
     assert!(file("[mqtt]\nbroker = \"none\"\ntls_listen = \"here\"\n")[0].contains("mqtt.tls_listen: found \"here\""));
+}
+
+#[test]
+fn identities_of_others_need_all_that_pins_them() {
+    let file = |text: &str| lines(&format!("[admin]\n{text}\n"), &[], &[]);
+    let missing = |key: &str, other: &str| format!("settings.toml:2: admin.{key}: needs admin.{other}, which is not set");
+    let issuer = "oidc_issuer = \"https://login.example.org/\"";
+    assert_eq!(file(issuer), [missing("oidc_issuer", "oidc_audience"), missing("oidc_issuer", "oidc_roles")]);
+    assert_eq!(file("oidc_audience = \"a\""), [missing("oidc_audience", "oidc_issuer")]);
+    assert_eq!(file("oidc_roles = { a = \"viewer\" }"), [missing("oidc_roles", "oidc_issuer")]);
+    assert_eq!(file("client_ca = \"ca.pem\""), [missing("client_ca", "client_roles")]);
+    assert_eq!(file("client_roles = { a = \"viewer\" }"), [missing("client_roles", "client_ca")]);
+    let text = format!("[admin]\n{issuer}\noidc_audience = \"a\"\n[admin.oidc_roles]\n\"x y\" = \"admin\"\nb = \"viewer\"\n");
+    let admin = good(&text, &[], &[]).admin;
+    assert_eq!(admin.oidc_issuer.as_deref(), Some("https://login.example.org/"), "to the letter, its last slash included");
+    assert_eq!(admin.oidc_roles, [("x y".to_owned(), Role::Admin), ("b".to_owned(), Role::Viewer)].into());
+    let env = [("CONDUCTOR_HOST__ADMIN__CLIENT_ROLES", "{\"a\": \"operator\"}")];
+    assert_eq!(good("[admin]\nclient_ca = \"c\"\n", &env, &[]).admin.client_roles, [("a".to_owned(), Role::Operator)].into());
+    for wrong in ["root", "Admin", ""] {
+        let line = only(&format!("{text}c = \"{wrong}\"\n"), &[], &[]);
+        assert!(line.contains("admin.oidc_roles: found another role for \"c\""), "{line}");
+    }
+    for wrong in ["http://login.example.org", "https://login.example.org/?a=b", "https://login.example.org/#a", "login.example.org", ""] {
+        let line = only(&text.replace("https://login.example.org/", wrong), &[], &[]);
+        assert!(line.contains("admin.oidc_issuer: found") && line.contains("https://"), "{line}");
+    }
+    let line = only(&text.replace("https://", "https://u:s3cret@"), &[], &[]);
+    assert!(!line.contains("s3cret"), "{line}");
+}
+
+#[test]
+fn the_audit_log_can_be_moved_and_turned_off() {
+    assert_eq!(good("", &[], &[]).audit.file, Some(Path::new(BASE).join("state/audit.log")));
+    assert_eq!(good("[state]\ndir = \"s\"\n", &[], &[]).audit.file, Some(Path::new(BASE).join("s/audit.log")));
+    assert_eq!(good("[audit]\nfile = \"\"\n", &[], &[]).audit.file, None);
+    for (key, wrong) in [("max_bytes", "100"), ("max_bytes", "\"16MiB\""), ("keep", "101"), ("keep", "-1"), ("file", "1")] {
+        assert!(only(&format!("[audit]\n{key} = {wrong}\n"), &[], &[]).contains(&format!("audit.{key}: found")), "{key} {wrong}");
+    }
 }
 
 #[test]
