@@ -18,6 +18,8 @@ pub const ROUTES: &[Route] = &[
     ("/v1/sessions/{id}", &[("GET", Some(Viewer)), ("PATCH", Some(Operator)), ("DELETE", Some(Operator))]),
     ("/v1/sessions/{id}/requests", &[("POST", Some(Operator))]),
     ("/v1/sessions/{id}/clients/{client}", &[("DELETE", Some(Operator))]),
+    ("/v1/sessions/{id}/pin/open", &[("POST", Some(Operator))]),
+    ("/v1/sessions/{id}/pin/rotate", &[("POST", Some(Operator))]),
     ("/v1/sessions/{id}/move", &[("POST", Some(Admin))]),
     ("/v1/types", &[("GET", Some(Viewer))]),
     ("/v1/types/{name}", &[("GET", Some(Viewer))]),

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    PathId, Ports, body, error::Problem, legacy, limits, livez, metrics, not_found, only_get, only_post, plugins, query, services,
+    PathId, Ports, body, error::Problem, legacy, limits, livez, metrics, not_found, only_get, only_post, pins, plugins, query, services,
 };
 use crate::{
     access::{
@@ -25,7 +25,7 @@ use crate::{
         audit::{self, Made},
     },
     conductors::{catalog::Type, library::Hash},
-    sessions::{Caller, CloseReason, Manager, Port, Session, SessionId, manager::Refused, status::Status},
+    sessions::{Caller, CloseReason, Port, Session, SessionId, manager::Refused, status::Status},
     store::StoredClient,
 };
 
@@ -55,6 +55,8 @@ pub(crate) fn routes() -> Router<Arc<Ports>> {
         .route("/v1/sessions/{id}/requests", only_post(request))
         .route("/v1/sessions/{id}/clients/{client}", delete(kick))
         .route("/v1/sessions/{id}/move", only_post(plugins::move_session))
+        .route("/v1/sessions/{id}/pin/open", only_post(pins::open))
+        .route("/v1/sessions/{id}/pin/rotate", only_post(pins::rotate))
         .route("/v1/types", only_get(types))
         .route("/v1/services", only_get(services::list))
         .route("/v1/services/{name}/requests", only_post(services::request))
@@ -74,6 +76,15 @@ pub(super) struct SessionView {
     /// For those whose role sees it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pin: Option<String>,
+    /// Opens it as the pin does, and cannot be guessed; for the same roles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    join_secret: Option<String>,
+    /// The same as a link, where the settings say what the IoT port is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    join_url: Option<String>,
+    /// Whether no pin is believed, since too many were wrong.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pin_guarded: bool,
     r#type: String,
     /// `idle` (its conductor is made at the first event), `live`, `faulted` or `unavailable`.
     state: &'static str,
@@ -135,7 +146,8 @@ fn seconds(seconds: u64) -> String {
 }
 
 impl SessionView {
-    pub(super) fn of(manager: &Manager, session: &Session, role: Role) -> Self {
+    pub(super) fn of(ports: &Ports, session: &Session, role: Role) -> Self {
+        let manager = &*ports.manager;
         let (record, ends) = (session.record(), manager.ends(session));
         let parked = session.parked().map(|parked| ParkedView {
             lacks: parked.lack.as_str(),
@@ -156,9 +168,14 @@ impl SessionView {
             }
             StoredClient::Foreign(value) => ClientView { client_id: value.clone(), expires_at: None, grants: None },
         });
+        let join_secret = role.sees_secrets().then(|| manager.world().joins.secret_of(&record));
         Self {
             id: record.id.to_string(),
             pin: role.sees_secrets().then(|| record.pin.reveal()),
+            // Behind the `#`, so that no browser sends it and no log of a proxy has it.
+            join_url: join_secret.as_ref().zip(ports.public_url.as_ref()).map(|(secret, url)| format!("{url}/join/{}#{secret}", record.id)),
+            join_secret,
+            pin_guarded: manager.is_pin_guarded(session),
             r#type: record.type_name.to_string(),
             state,
             reason,
@@ -193,7 +210,7 @@ async fn create(
     let limits = limits::of_new(lifetime, empty_timeout)?;
     let session = ports.manager.create_with(&r#type, limits, Caller::at(Port::Admin, peer)).await?;
     let location = format!("/v1/sessions/{}", session.id());
-    let view = Json(SessionView::of(&ports.manager, &session, who.role));
+    let view = Json(SessionView::of(&ports, &session, who.role));
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Extension(Made(session.id())), view).into_response())
 }
 
@@ -224,7 +241,7 @@ async fn list(
     let more = page.len() > limit;
     page.truncate(limit);
     let next_cursor = page.last().filter(|_| more).map(|session| session.id().to_string());
-    let items: Vec<SessionView> = page.iter().map(|session| SessionView::of(&ports.manager, session, who.role)).collect();
+    let items: Vec<SessionView> = page.iter().map(|session| SessionView::of(&ports, session, who.role)).collect();
     Ok(Json(json!({ "items": items, "next_cursor": next_cursor })))
 }
 
@@ -234,7 +251,7 @@ async fn look(
     PathId(id): PathId,
 ) -> Result<Json<SessionView>, Problem> {
     let session = ports.manager.get(id.ok_or(Refused::NoSuchSession)?).ok_or(Refused::NoSuchSession)?;
-    Ok(Json(SessionView::of(&ports.manager, &session, who.role)))
+    Ok(Json(SessionView::of(&ports, &session, who.role)))
 }
 
 async fn close(

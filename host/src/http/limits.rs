@@ -65,5 +65,5 @@ pub(super) async fn change(
     let empty_timeout = given.empty_timeout.map(|text| millis("empty_timeout", text)).transpose()?;
     let id = id.ok_or(Refused::NoSuchSession)?;
     let session = ports.manager.set_limits(id, lifetime, empty_timeout, Caller::at(Port::Admin, peer)).await?;
-    Ok(Json(SessionView::of(&ports.manager, &session, who.role)))
+    Ok(Json(SessionView::of(&ports, &session, who.role)))
 }

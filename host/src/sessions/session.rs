@@ -39,6 +39,7 @@ use crate::{
         lane::Lane,
         pool::{Job, Slot},
     },
+    joins::budget::PinBudget,
     store::{Change, SavedState, StoredSession},
 };
 
@@ -61,6 +62,8 @@ pub struct Session {
     kind: ArcSwap<Type>,
     world: Arc<World>,
     slow: AtomicBool,
+    /// How often its pin may still be guessed wrong.
+    pub(super) pin_budget: PinBudget,
     inner: Mutex<Inner>,
 }
 
@@ -128,8 +131,9 @@ impl Session {
             Ok(_) => (Conductor::NotMade, None),
             Err(reason) => (Conductor::Parked, Some(Parked::without_plugin(reason.clone(), world.clock.millis()))),
         };
-        let inner = Inner { record, conductor, parked, state: State::Idle, phase, life: 0, hot: None };
-        Arc::new(Self { id: inner.record.id, kind: ArcSwap::new(kind), world, slow: AtomicBool::new(false), inner: Mutex::new(inner) })
+        let (id, slow, pin_budget) = (record.id, AtomicBool::new(false), PinBudget::default());
+        let inner = Mutex::new(Inner { record, conductor, parked, state: State::Idle, phase, life: 0, hot: None });
+        Arc::new(Self { id, kind: ArcSwap::new(kind), world, slow, pin_budget, inner })
     }
 
     /// Its number.

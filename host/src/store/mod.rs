@@ -12,6 +12,7 @@ pub(crate) mod disk;
 #[cfg(test)]
 mod faults;
 mod json;
+mod kicked;
 pub mod lock;
 mod memory;
 #[cfg(test)]
@@ -37,6 +38,7 @@ use conductor_abi::wire::Grants;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 
+pub use self::kicked::Kicked;
 use crate::sessions::{Pin, SessionId};
 
 /// One session as it is stored. Immutable: a change makes a new one with the next `revision`, so that the store and the
@@ -79,6 +81,8 @@ pub struct Extra {
     pub lifetime: Option<u64>,
     /// How long it may be without clients, in milliseconds; 0 is for ever, nothing is as the settings say.
     pub empty_timeout: Option<u64>,
+    /// Who was sent away, for resume tokens from before.
+    pub kicked: Kicked,
     /// Keys of the stored object that this version does not know, written back as they were.
     pub rest: Map<String, Value>,
 }
@@ -116,23 +120,33 @@ impl StoredSession {
         self.clients.iter().any(|client| client.client_id() == Some(client_id))
     }
 
-    /// Whether a client of this name may join: one that is in the session always may.
+    /// How often somebody was sent away.
+    #[must_use]
+    pub fn kicks(&self) -> u64 {
+        self.extra.as_ref().map_or(0, |extra| extra.kicked.count)
+    }
+
+    /// Whether a resume token of this client with this count is good: it was not sent away since.
+    #[must_use]
+    pub fn may_resume(&self, client_id: &str, count: u64) -> bool {
+        self.extra.as_ref().is_none_or(|extra| extra.kicked.lets(client_id, count))
+    }
+
+    /// Whether a client of this name may join: one that is in the session always may. `most` is how many clients may be in it where its conductor has not said so.
     ///
     /// # Errors
     /// [`StoreError::Locked`], [`StoreError::Full`].
-    pub fn admits(&self, client_id: &str) -> Result<(), StoreError> {
-        let Some(extra) = &self.extra else { return Ok(()) };
+    pub fn admits(&self, client_id: &str, most: u32) -> Result<(), StoreError> {
         if self.has(client_id) {
             return Ok(());
         }
-        if extra.locked {
+        let extra = self.extra.as_ref();
+        if extra.is_some_and(|extra| extra.locked) {
             return Err(StoreError::Locked(self.id));
         }
         let clients = self.clients.iter().filter(|client| client.client_id().is_some()).count();
-        match extra.max_clients {
-            Some(most) if clients >= most as usize => Err(StoreError::Full(self.id)),
-            _ => Ok(()),
-        }
+        let most = extra.and_then(|extra| extra.max_clients).unwrap_or(most);
+        if clients < most as usize { Ok(()) } else { Err(StoreError::Full(self.id)) }
     }
 
     /// When the latest token that was issued for this session ends, in seconds since the Unix epoch; 0 where there was none, or none that is still known.
@@ -205,6 +219,8 @@ pub enum Change {
         expires_at: u64,
         /// What it may do from now on, where its conductor has said so now: in place of what was said before, which stays otherwise.
         grants: Option<Grants>,
+        /// How many clients may be in the session where its conductor has not said so.
+        max_clients: u32,
     },
     /// What a client may do. Nothing happens where the client is not in the session.
     Grant {
@@ -232,6 +248,13 @@ pub enum Change {
         lifetime: Option<Option<u64>>,
         /// As [`Extra::empty_timeout`].
         empty_timeout: Option<Option<u64>>,
+    },
+    /// Another pin, in place of the one before.
+    Pin {
+        /// Which session.
+        id: SessionId,
+        /// What devices show from now on.
+        pin: Pin,
     },
     /// The labels, in place of those before.
     Labels {
@@ -275,7 +298,7 @@ pub enum Change {
         /// The time to compare with.
         now: u64,
     },
-    /// One client leaves. Refused with [`StoreError::NoSuchClient`] where it is not in the session.
+    /// One client is sent away: it leaves, and its resume tokens of before are void ([`Kicked`]). Refused with [`StoreError::NoSuchClient`] where it is not in the session.
     Leave {
         /// Which session.
         id: SessionId,
