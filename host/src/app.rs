@@ -35,6 +35,10 @@ use crate::{
 /// How often the main loop looks.
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// What a drain may take: for requests, conductors and services; and in all. What is between is for the broker's farewell and the store.
+const ENDING: Duration = Duration::from_secs(17);
+const WHOLE_DRAIN: Duration = Duration::from_secs(19);
+
 type Failed = Box<dyn Error + Send + Sync>;
 
 /// Runs the host until it is told to stop; the exit status: 0 after a drain, 1 where it could not start or was stopped at once.
@@ -87,7 +91,8 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
         store::open_or_import(&settings.store.url.to_string(), &settings.base_dir, before.as_deref(), settings.token.ttl, clock.seconds())?;
     let pool = Pool::start(runtime.handle().clone())?;
     runtime.block_on(async {
-        let embedded = (settings.mqtt.broker == BrokerKind::Embedded).then(|| EmbeddedBroker::new(crate::broker::Limits::default()));
+        let embedded = (settings.mqtt.broker == BrokerKind::Embedded)
+            .then(|| EmbeddedBroker::new(crate::broker::Limits::of(&settings.mqtt, settings.joins.exempt.clone())));
         let external = link.map(ExternalBroker::new);
         let broker: Arc<dyn Broker> = match (&embedded, &external) {
             (Some(embedded), _) => embedded.clone(),
@@ -158,9 +163,17 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
         tokio::spawn(hangups.serve(tls.clone(), reloader.clone()));
         let mqtt = embedded.as_ref().map(EmbeddedBroker::websocket_router);
         let (admin_router, iot_router) = (admin::router(ports.clone()), iot::router(ports.clone(), mqtt));
+        let exempt = &settings.joins.exempt;
         let (admin_tls, iot_tls) = (tls.clone().filter(|_| settings.admin.tls), tls.filter(|_| settings.iot.tls));
-        let admin = tokio::spawn(serve::serve(admin, admin_router, serve::Limits::trusted(), admin_tls, stopping_admin));
-        let iot = tokio::spawn(serve::serve(iot, iot_router, serve::Limits::public(), iot_tls, stopping.clone()));
+        let admin = tokio::spawn(serve::serve(
+            admin,
+            admin_router,
+            serve::Limits::trusted(&settings.admin, exempt.clone()),
+            admin_tls,
+            stopping_admin,
+        ));
+        let iot =
+            tokio::spawn(serve::serve(iot, iot_router, serve::Limits::public(&settings.iot, exempt.clone()), iot_tls, stopping.clone()));
         let main_loop = tokio::spawn(periodic(&manager).run(stopping));
         let mut signals = Signals::new()?;
         if let Some(file) = ready_file {
@@ -179,13 +192,17 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
                 external.stop_hearing();
             }
             stop.send_replace(true);
+            let begun = tokio::time::Instant::now();
             // A task that panicked has nothing under way any more; hence the results that are not looked at.
-            let _ = tokio::join!(end_in_order(), iot, main_loop);
+            let ending = async { tokio::join!(end_in_order(), iot, main_loop) };
+            if tokio::time::timeout_at(begun + ENDING, ending).await.is_err() {
+                tracing::warn!("what conductors, services and requests still do after {} s is cut off", ENDING.as_secs());
+            }
             broker.shutdown().await;
             store.shutdown().await;
             // Last, so that it can say until the end that the host is draining.
             stop_admin.send_replace(true);
-            let _ = admin.await;
+            let _ = tokio::time::timeout_at(begun + WHOLE_DRAIN, admin).await;
         };
         let status = tokio::select! {
             () = drain => {

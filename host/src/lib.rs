@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod app;
 pub mod broker;
+mod census;
 pub mod cli;
 pub mod conductors;
 pub mod config;
@@ -10,6 +11,7 @@ pub mod http;
 pub mod logging;
 pub mod migrate;
 pub mod networks;
+mod pace;
 mod plugin;
 pub mod reload;
 pub mod services;

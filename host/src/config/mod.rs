@@ -30,7 +30,7 @@ pub use self::{
     mistakes::{Mistake, Mistakes, Origin, Warning},
     reference::reference,
     sources::Flag,
-    table::{Admin, Iot, Log, Mqtt, Service, Sessions, State, Store, Tls, Token, Type},
+    table::{Admin, Iot, Joins, Log, Mqtt, Service, Sessions, State, Store, Tls, Token, Type},
     values::{BrokerKind, EXPECTED_LIMIT, LogFormat, Secret, StoreUrl, TokenMode, limit},
 };
 
@@ -61,6 +61,8 @@ pub struct Settings {
     pub admin: Admin,
     /// The public port.
     pub iot: Iot,
+    /// Who joins.
+    pub joins: Joins,
     /// Ids, pins, deadlines.
     pub sessions: Sessions,
     /// Where sessions are kept.
