@@ -19,7 +19,7 @@ fn mode(path: &Path) -> u32 {
 fn hash_of(host: &Host, library: &str) -> String {
     let plugins = host.admin("/v1/plugins").json();
     let of = |plugin: &&Value| plugin["file"].as_str().is_some_and(|file| file.contains(library));
-    plugins["plugins"].as_array().unwrap().iter().find(of).unwrap()["sha256"].as_str().unwrap().to_owned()
+    plugins["items"].as_array().unwrap().iter().find(of).unwrap()["sha256"].as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -81,7 +81,9 @@ fn a_token_key_behind_a_symbolic_link_is_refused_and_so_is_a_plugin_that_others_
     let copy = plugins.join("copy.so");
     fs::copy(artefacts::plugin("conductor_default"), &copy).unwrap();
     let options = HostOptions::default().set("token.key", json!(moved)).set("types.default.plugin", json!(copy));
-    for (path, bits, good) in [(&copy, 0o757, false), (&copy, 0o775, true), (&plugins, 0o777, false), (&plugins, 0o1777, true), (&plugins, 0o775, true)] {
+    for (path, bits, good) in
+        [(&copy, 0o757, false), (&copy, 0o775, true), (&plugins, 0o777, false), (&plugins, 0o1777, true), (&plugins, 0o775, true)]
+    {
         fs::set_permissions(path, fs::Permissions::from_mode(bits)).unwrap();
         if good {
             host.start_again_with(options.clone());

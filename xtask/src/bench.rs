@@ -4,6 +4,7 @@
 mod abi;
 mod author;
 mod containment;
+mod flood;
 mod restart;
 mod store;
 
@@ -36,13 +37,18 @@ pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
             restart::run(&Bench::new()?, count.first())?;
             return Ok(ExitCode::SUCCESS);
         }
+        [name] if name == "flood" => {
+            build()?;
+            Bench::new()?.flood()?;
+            return Ok(ExitCode::SUCCESS);
+        }
         [name, options @ ..] if name == "store" => return store::run(options),
         _ => {}
     }
     let all = ["size", "memory", "requests", "blocking", "containment"];
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
         return Err(format!(
-            "there is no benchmark {unknown:?}; there are: {}, and by itself abi, author, restart or store",
+            "there is no benchmark {unknown:?}; there are: {}, and by itself abi, author, flood, restart or store",
             all.join(", ")
         )
         .into());

@@ -199,8 +199,8 @@ pub(super) fn public(key: &str, file: &Path) -> Result<Vec<u8>, Trouble> {
 }
 
 fn password_in(file: &Path) -> Result<Vec<u8>, Trouble> {
-    let mut password = keys::read_private(file)
-        .map_err(|problem| Trouble::File(format!("mqtt.link_password_file {}: {problem}", file.display())))?;
+    let mut password =
+        keys::read_private(file).map_err(|problem| Trouble::File(format!("mqtt.link_password_file {}: {problem}", file.display())))?;
     if password.ends_with(b"\n") {
         password.pop();
         if password.ends_with(b"\r") {
