@@ -74,9 +74,8 @@ fn slow(to: SocketAddr, stop: &AtomicBool) {
     let mut streams: Vec<Option<TcpStream>> = (0..SLOW).map(|_| None).collect();
     while !stop.load(Ordering::Relaxed) {
         for stream in &mut streams {
-            match stream {
-                Some(open) if open.write_all(b"x").is_ok() => {}
-                _ => *stream = from(50, to).ok(),
+            if !stream.as_mut().is_some_and(|open| open.write_all(b"x").is_ok()) {
+                *stream = from(50, to).ok();
             }
         }
         thread::sleep(Duration::from_millis(500));
