@@ -192,7 +192,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
                 self.timing.bytes_came();
             }
             // One that sends byte after byte never waits here; it is looked at as well.
-            if !self.timing.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+            if self.timing.deadline().is_none_or(|deadline| deadline > Instant::now()) {
                 return Poll::Ready(read);
             }
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

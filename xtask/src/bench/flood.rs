@@ -74,7 +74,7 @@ fn slow(to: SocketAddr, stop: &AtomicBool) {
     let mut streams: Vec<Option<TcpStream>> = (0..SLOW).map(|_| None).collect();
     while !stop.load(Ordering::Relaxed) {
         for stream in &mut streams {
-            if !stream.as_mut().is_some_and(|open| open.write_all(b"x").is_ok()) {
+            if stream.as_mut().is_none_or(|open| open.write_all(b"x").is_err()) {
                 *stream = from(50, to).ok();
             }
         }
