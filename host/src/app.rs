@@ -19,6 +19,11 @@ use crate::{
     conductors::{catalog::Catalog, pool::Pool, services::LibraryHost},
     config::{BrokerKind, Settings, Source, TokenMode},
     http::{Ports, admin, iot, serve},
+    joins::{
+        Joins,
+        saved::{self, Found},
+        secret::Secrets,
+    },
     reload::{self, Reloader},
     services::Services,
     sessions::{
@@ -82,6 +87,7 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
         }
         TokenMode::None => Tokens::ClientId,
     };
+    let secrets = Secrets::load_or_create(&settings.state.dir.join("join-key"))?;
     let link = match settings.mqtt.broker {
         BrokerKind::External => Some(LinkSettings::new(&settings.mqtt, LinkToken::of(&tokens, settings.token.ttl), clock)?),
         BrokerKind::Embedded | BrokerKind::None => None,
@@ -100,12 +106,16 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             (None, None) => Arc::new(NoBroker),
         };
         let restored = loaded.sessions.len();
+        let budgets = settings.state.dir.join("join-budgets");
+        let joins = Joins::new(&settings.joins, secrets).kept_in(budgets.clone());
         let manager = Manager::new(Catalog::new(types), loaded, |manager| World {
             pool: pool.clone(),
             broker: broker.clone(),
             store: store.clone(),
             clock,
             grant_ttl: settings.token.ttl,
+            max_clients: settings.sessions.max_clients,
+            joins,
             max_state: settings.sessions.max_state_bytes,
             limits: Limits::of(settings.sessions.lifetime, settings.sessions.empty_timeout),
             id_digits: settings.sessions.id_digits,
@@ -113,6 +123,7 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             manager,
             counts: Counts::default(),
         });
+        restore_budgets(&manager, &budgets);
         let services = Services::new(&manager, wanted_services);
         let reloader = Reloader::new(source, settings.clone(), libraries, manager.clone(), services.clone(), dev);
         let ports = Arc::new(Ports {
@@ -122,6 +133,8 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             username: settings.mqtt.username,
             mqtt_public_url: settings.mqtt.public_url.clone(),
             has_broker: settings.mqtt.broker != BrokerKind::None,
+            trusted_proxies: settings.iot.trusted_proxies.clone(),
+            public_url: settings.iot.public_url.clone(),
             iot_tls: settings.iot.tls,
             reloader: reloader.clone(),
         });
@@ -172,8 +185,13 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             admin_tls,
             stopping_admin,
         ));
-        let iot =
-            tokio::spawn(serve::serve(iot, iot_router, serve::Limits::public(&settings.iot, exempt.clone()), iot_tls, stopping.clone()));
+        let iot = tokio::spawn(serve::serve(
+            iot,
+            iot_router,
+            serve::Limits::public(&settings.iot, exempt.and(&settings.iot.trusted_proxies)),
+            iot_tls,
+            stopping.clone(),
+        ));
         let main_loop = tokio::spawn(periodic(&manager).run(stopping));
         let mut signals = Signals::new()?;
         if let Some(file) = ready_file {
@@ -200,6 +218,9 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             }
             broker.shutdown().await;
             store.shutdown().await;
+            if let Err(error) = manager.keep_pin_budgets() {
+                tracing::error!(%error, "the budgets of pins were not saved: what failed in the last seconds is forgotten");
+            }
             // Last, so that it can say until the end that the host is draining.
             stop_admin.send_replace(true);
             let _ = tokio::time::timeout_at(begun + WHOLE_DRAIN, admin).await;
@@ -291,12 +312,30 @@ fn log_level() -> u8 {
 }
 
 /// What the host does again and again.
+/// What pins had used up of their budgets before the host ended.
+fn restore_budgets(manager: &Manager, file: &Path) {
+    let found = saved::read(file);
+    if let Found::Damaged(problem) = &found {
+        tracing::warn!(
+            file = %file.display(),
+            "the budgets of pins cannot be read ({problem}), so the pins of all sessions are guarded: open them (POST /v1/sessions/ID/pin/open), or remove the file and start \
+             again to give all of them new tries. Join links and resume tokens work"
+        );
+    }
+    manager.restore_pin_budgets(found);
+}
+
 fn periodic(manager: &Arc<Manager>) -> MainLoop {
-    let summing = manager.clone();
+    let (summing, keeping) = (manager.clone(), manager.clone());
     let mut main_loop = MainLoop::new();
     main_loop.every("log a summary", MINUTE, move || {
         summary(&summing);
         async { Ok(()) }
+    });
+    main_loop.every("keep the budgets of pins", saved::PERIOD, move || {
+        keeping.tell_guarded_pins();
+        let keeping = keeping.clone();
+        async move { Ok(tokio::task::spawn_blocking(move || keeping.keep_pin_budgets()).await??) }
     });
     main_loop
 }

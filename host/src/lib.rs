@@ -8,6 +8,7 @@ pub mod cli;
 pub mod conductors;
 pub mod config;
 pub mod http;
+pub mod joins;
 pub mod logging;
 pub mod migrate;
 pub mod networks;

@@ -20,6 +20,12 @@ impl Networks {
         self.0.iter().any(|network| network.contains(&address))
     }
 
+    /// These and the others.
+    #[must_use]
+    pub fn and(&self, others: &Self) -> Self {
+        self.0.iter().chain(&others.0).copied().collect()
+    }
+
     /// Whether there is none, so that no address is in one.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -77,8 +83,6 @@ impl fmt::Display for Source {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
-
     use super::{Networks, Source, network};
 
     fn source(text: &str) -> Source {

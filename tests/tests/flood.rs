@@ -153,6 +153,27 @@ fn a_flood_of_connections_is_answered_503_and_other_sources_are_served() {
 }
 
 #[test]
+fn behind_a_trusted_proxy_each_client_of_mqtt_counts_for_itself() {
+    let host = Host::start(strict().set("mqtt.connections_per_source", json!(1)).set("iot.trusted_proxies", json!("127.1.0.1")));
+    let upgrade = |source: usize, client: &str| {
+        let mut stream = from(of(source), host.iot).unwrap();
+        let head = format!(
+            "GET /mqtt HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        (String::from_utf8_lossy(&status[9..]).into_owned(), stream)
+    };
+    let behind = [upgrade(1, "192.0.2.1"), upgrade(1, "192.0.2.2"), upgrade(1, "192.0.2.1")];
+    assert_eq!(behind.each_ref().map(|(status, _)| status.as_str()), ["101", "101", "503"]);
+    // What somebody else says of whom it speaks for is not believed.
+    let alone = [upgrade(2, "192.0.2.3"), upgrade(2, "192.0.2.4")];
+    assert_eq!(alone.each_ref().map(|(status, _)| status.as_str()), ["101", "503"]);
+}
+
+#[test]
 fn heads_and_bodies_that_are_too_large_are_refused_and_others_are_served() {
     let host = Host::start(strict());
     let session = host.create("default");

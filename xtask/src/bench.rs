@@ -7,6 +7,7 @@ mod containment;
 mod flood;
 mod restart;
 mod store;
+mod timing;
 
 use std::{
     error::Error,
@@ -42,6 +43,11 @@ pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
             Bench::new()?.flood()?;
             return Ok(ExitCode::SUCCESS);
         }
+        [name, samples @ ..] if name == "timing" && samples.len() <= 1 => {
+            build()?;
+            timing::run(&Bench::new()?, samples.first())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         [name, options @ ..] if name == "store" => return store::run(options),
         _ => {}
     }
@@ -49,6 +55,9 @@ pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
         return Err(format!(
             "there is no benchmark {unknown:?}; there are: {}, and by itself abi, author, flood, restart or store",
+            return Ok(ExitCode::SUCCESS);
+        }
+            "there is no benchmark {unknown:?}; there are: {}, and by itself abi, author, restart, store or timing",
             all.join(", ")
         )
         .into());
@@ -108,6 +117,7 @@ impl Drop for Running {
 struct Host {
     process: Running,
     admin: String,
+    iot: String,
 }
 
 impl Bench {
@@ -121,7 +131,7 @@ impl Bench {
         fs::create_dir_all(&self.scratch)?;
         let plugin = |name: &str| self.release.join(name).display().to_string();
         let settings = format!(
-            "[admin]\nlisten = \"127.0.0.1:0\"\n[iot]\nlisten = \"127.0.0.1:0\"\n[sessions]\nid_digits = 9\n{more}\n[store]\nurl = \"memory:\"\n\
+            "[admin]\nlisten = \"127.0.0.1:0\"\n[iot]\nlisten = \"127.0.0.1:0\"\ntrusted_proxies = \"127.0.0.1\"\n[sessions]\nid_digits = 9\n{more}\n[store]\nurl = \"memory:\"\n\
              [mqtt]\nlisten = \"127.0.0.1:0\"\nwebsocket_listen = \"\"\n[log]\nlevel = \"error\"\n\
              [types.default]\nplugin = {:?}\n[types.faulty]\nplugin = {:?}\n[types.raw]\nplugin = {:?}\n",
             plugin("conductor_default"),
@@ -144,7 +154,8 @@ impl Bench {
         }
         let addresses: serde_json::Value = serde_json::from_str(&fs::read_to_string(ready)?)?;
         let admin = addresses["admin"].as_str().ok_or("no admin address")?.to_owned();
-        Ok(Host { process, admin })
+        let iot = addresses["iot"].as_str().ok_or("no IoT address")?.to_owned();
+        Ok(Host { process, admin, iot })
     }
 
     fn size(&self, root: &Path) -> Outcome<()> {

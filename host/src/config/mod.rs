@@ -61,10 +61,10 @@ pub struct Settings {
     pub admin: Admin,
     /// The public port.
     pub iot: Iot,
-    /// Who joins.
-    pub joins: Joins,
     /// Ids, pins, deadlines.
     pub sessions: Sessions,
+    /// How often a join may be tried.
+    pub joins: Joins,
     /// Where sessions are kept.
     pub store: Store,
     /// The tokens of devices.
