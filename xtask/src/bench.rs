@@ -54,10 +54,7 @@ pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
     let all = ["size", "memory", "requests", "blocking", "containment"];
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
         return Err(format!(
-            "there is no benchmark {unknown:?}; there are: {}, and by itself abi, author, flood, restart or store",
-            return Ok(ExitCode::SUCCESS);
-        }
-            "there is no benchmark {unknown:?}; there are: {}, and by itself abi, author, restart, store or timing",
+            "there is no benchmark {unknown:?}; there are: {}, and by itself abi, author, flood, restart, store or timing",
             all.join(", ")
         )
         .into());
