@@ -116,6 +116,10 @@ impl OpenAdmission {
 }
 
 impl Admission for OpenAdmission {
+    fn can_be_guessed(&self) -> bool {
+        true
+    }
+
     fn admit(&self, connect: &ConnectRequest<'_>) -> Result<Admitted, Refusal> {
         self.decide(connect).map_err(|reason| refused(connect, reason))
     }

@@ -25,7 +25,6 @@ use crate::{
         saved::{self, Found},
         secret::Secrets,
     },
-    networks::Networks,
     reload::{self, Reloader},
     services::Services,
     sessions::{
@@ -41,6 +40,10 @@ use crate::{
 
 /// How often the main loop looks.
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// What a drain may take: for requests, conductors and services; and in all. What is between is for the broker's farewell and the store.
+const ENDING: Duration = Duration::from_secs(17);
+const WHOLE_DRAIN: Duration = Duration::from_secs(19);
 
 type Failed = Box<dyn Error + Send + Sync>;
 
@@ -100,7 +103,8 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
         store::open_or_import(&settings.store.url.to_string(), &settings.base_dir, before.as_deref(), settings.token.ttl, clock.seconds())?;
     let pool = Pool::start(runtime.handle().clone())?;
     runtime.block_on(async {
-        let embedded = (settings.mqtt.broker == BrokerKind::Embedded).then(|| EmbeddedBroker::new(crate::broker::Limits::default()));
+        let embedded = (settings.mqtt.broker == BrokerKind::Embedded)
+            .then(|| EmbeddedBroker::new(crate::broker::Limits::of(&settings.mqtt, settings.joins.exempt.clone())));
         let external = link.map(ExternalBroker::new);
         let broker: Arc<dyn Broker> = match (&embedded, &external) {
             (Some(embedded), _) => embedded.clone(),
@@ -179,17 +183,23 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
         tokio::spawn(hangups.serve(tls.clone(), reloader.clone()));
         let mqtt = embedded.as_ref().map(EmbeddedBroker::websocket_router);
         let (admin_router, iot_router) = (admin::router(ports.clone(), access), iot::router(ports.clone(), mqtt));
+        let exempt = &settings.joins.exempt;
         let admin_tls = tls.clone().filter(|_| settings.admin.tls).map(|tls| (tls, Inside::Admin));
         let iot_tls = tls.filter(|_| settings.iot.tls).map(|tls| (tls, Inside::Http));
         let admin = tokio::spawn(serve::serve(
             admin,
             admin_router,
-            serve::Limits::trusted(),
-            settings.admin.allow.clone(),
+            serve::Limits::trusted(&settings.admin, exempt.clone()),
             admin_tls,
             stopping_admin,
         ));
-        let iot = tokio::spawn(serve::serve(iot, iot_router, serve::Limits::public(), Networks::default(), iot_tls, stopping.clone()));
+        let iot = tokio::spawn(serve::serve(
+            iot,
+            iot_router,
+            serve::Limits::public(&settings.iot, exempt.and(&settings.iot.trusted_proxies)),
+            iot_tls,
+            stopping.clone(),
+        ));
         let main_loop = tokio::spawn(periodic(&manager).run(stopping));
         let mut signals = Signals::new()?;
         if let Some(file) = ready_file {
@@ -208,8 +218,12 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
                 external.stop_hearing();
             }
             stop.send_replace(true);
+            let begun = tokio::time::Instant::now();
             // A task that panicked has nothing under way any more; hence the results that are not looked at.
-            let _ = tokio::join!(end_in_order(), iot, main_loop);
+            let ending = async { tokio::join!(end_in_order(), iot, main_loop) };
+            if tokio::time::timeout_at(begun + ENDING, ending).await.is_err() {
+                tracing::warn!("what conductors, services and requests still do after {} s is cut off", ENDING.as_secs());
+            }
             broker.shutdown().await;
             store.shutdown().await;
             if let Err(error) = manager.keep_pin_budgets() {
@@ -217,7 +231,7 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             }
             // Last, so that it can say until the end that the host is draining.
             stop_admin.send_replace(true);
-            let _ = admin.await;
+            let _ = tokio::time::timeout_at(begun + WHOLE_DRAIN, admin).await;
         };
         let status = tokio::select! {
             () = drain => {

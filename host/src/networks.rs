@@ -20,6 +20,12 @@ impl Networks {
         self.0.iter().any(|network| network.contains(&address))
     }
 
+    /// These and the others.
+    #[must_use]
+    pub fn and(&self, others: &Self) -> Self {
+        self.0.iter().chain(&others.0).copied().collect()
+    }
+
     /// Whether there is none, so that no address is in one.
     #[must_use]
     pub fn is_empty(&self) -> bool {

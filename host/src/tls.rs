@@ -233,7 +233,7 @@ fn config(
 }
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, KeyProblem> {
-    let (form, block) = keys::private_key(&keys::read_private(path)?)?;
+    let (form, block) = keys::private_key(&keys::read_certificate_key(path)?)?;
     let der = block.into_contents();
     Ok(match form {
         Form::Pkcs8 => PrivateKeyDer::Pkcs8(der.into()),

@@ -4,6 +4,7 @@
 mod abi;
 mod author;
 mod containment;
+mod flood;
 mod restart;
 mod store;
 mod timing;
@@ -37,6 +38,11 @@ pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
             restart::run(&Bench::new()?, count.first())?;
             return Ok(ExitCode::SUCCESS);
         }
+        [name] if name == "flood" => {
+            build()?;
+            Bench::new()?.flood()?;
+            return Ok(ExitCode::SUCCESS);
+        }
         [name, samples @ ..] if name == "timing" && samples.len() <= 1 => {
             build()?;
             timing::run(&Bench::new()?, samples.first())?;
@@ -48,7 +54,7 @@ pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
     let all = ["size", "memory", "requests", "blocking", "containment"];
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
         return Err(format!(
-            "there is no benchmark {unknown:?}; there are: {}, and by itself abi, author, restart, store or timing",
+            "there is no benchmark {unknown:?}; there are: {}, and by itself abi, author, flood, restart, store or timing",
             all.join(", ")
         )
         .into());

@@ -38,6 +38,7 @@ The commands of this repository:
                                 builds plugins for tests/abi, where every later host must load them.
   cargo xtask bench abi         measures what the binary contract costs: nanoseconds for a request and a call of the
                                 host, milliseconds to load a plugin, its size and its lines.
+  cargo xtask bench flood       measures how long others wait while the IoT port is flooded, beside how long in peace.
   cargo xtask bench restart [COUNT]
                                 measures how long a host takes to come back with COUNT sessions (100,000), on each
                                 store that lasts, and what memory it takes.

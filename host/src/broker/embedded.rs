@@ -25,9 +25,7 @@ use tokio::{
 };
 
 use super::{
-    Admission, Admitted, Broker, BrokerError, Ended, Endpoints, Events, Limits, Refusal,
-    census::{Census, Most, Place},
-    check_message,
+    Admission, Admitted, Broker, BrokerError, Ended, Endpoints, Events, Limits, Refusal, check_message,
     connection::{Connection, EndReason, Stay},
     gate::{self, Opening},
     listen,
@@ -35,11 +33,15 @@ use super::{
     stream::GateStream,
 };
 use crate::{
+    census::{Census, Most, Place},
+    pace::Pace,
     sessions::{SessionId, clock::Clock},
     tls::Tls,
     tokens::grant::Grant,
 };
 
+/// How many connections of one source may fail for their token, once it had its burst.
+const FAILURES_PER_MINUTE: u32 = 6;
 /// How many closed sessions and kicked clients the gate remembers, for connections that were admitted just before.
 const REMEMBERED_ENDS: usize = 1024;
 /// How long a refused connection may take to read its answer.
@@ -49,6 +51,8 @@ const ANSWER_WAIT: Duration = Duration::from_secs(1);
 pub struct EmbeddedBroker {
     pub(super) limits: Limits,
     pub(super) census: Arc<Census>,
+    /// Connections that failed for their token, by source.
+    failures: Pace,
     config: BrokerConfig,
     stats: Arc<BrokerStats>,
     /// Locked for moments only, never while waiting and never around calls to the seams.
@@ -126,9 +130,11 @@ impl EmbeddedBroker {
         config.topic_alias_maximum = 16;
         config.server_receive_maximum = Some(256);
         let most = Most { in_all: limits.connections, opening: limits.opening, per_source: limits.per_source };
+        let census = Census::new(most, limits.exempt.clone(), Some(Pace::new(limits.connects_burst, limits.connects_per_minute)));
         Arc::new(Self {
+            failures: Pace::new(limits.failures_burst, FAILURES_PER_MINUTE),
             limits,
-            census: Census::new(most),
+            census,
             config,
             stats: Arc::new(BrokerStats::new()),
             rooms: Mutex::default(),
@@ -232,7 +238,8 @@ impl EmbeddedBroker {
             tracing::debug!(%peer, "refused: no client id and no clean session");
             return answer(io, gate::ID_REJECTED).await;
         }
-        let (mut stay, expires_at) = match self.admit(&connect, peer) {
+        let admitted = if place.is_too_fast() { Err(Refusal::TooFast) } else { self.admit_in_turn(&connect, peer, &place) };
+        let (mut stay, expires_at) = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 tracing::debug!(%peer, client = connect.client_id, ?refusal, "refused");
@@ -248,6 +255,20 @@ impl EmbeddedBroker {
         let stream = GateStream { io, read, connection: Arc::clone(&connection), instead: Bytes::new(), passing: 0 };
         let handler = self.handler(stream, &connection, stay.signal());
         stay.run(handler.run().boxed(), expires_at).await;
+    }
+
+    /// As [`Self::admit`], where the source has failures left. A token that is no good is charged in any case.
+    fn admit_in_turn(&self, connect: &ConnectPacket, peer: SocketAddr, place: &Place) -> Result<(Stay, SystemTime), Refusal> {
+        let Some(source) = place.source() else { return self.admit(connect, peer) };
+        let guessed = self.seams.get().is_some_and(|seams| seams.admission.can_be_guessed());
+        if guessed && !self.failures.has(source) {
+            return Err(Refusal::TooFast);
+        }
+        // Nobody finds a signed token by trying: one that is good passes, whoever else fails behind this address.
+        self.admit(connect, peer).map_err(|refusal| match refusal {
+            Refusal::BadCredentials if !self.failures.take(source) => Refusal::TooFast,
+            told => told,
+        })
     }
 
     /// Asks [`Admission`], checks what must hold whatever it says, and enters the room of the session.

@@ -124,6 +124,8 @@ pub(super) fn refusal(version: u8, refusal: Refusal) -> &'static [u8] {
     match (version, refusal) {
         (4, Refusal::BadCredentials) => &[0x20, 2, 0, 0x04],
         (4, Refusal::NotAuthorized) => &[0x20, 2, 0, 0x05],
+        (4, Refusal::TooFast) => &[0x20, 2, 0, 0x03],
+        (_, Refusal::TooFast) => &[0x20, 3, 0, 0x9f, 0],
         (_, Refusal::BadCredentials) => &[0x20, 3, 0, 0x86, 0],
         (_, Refusal::NotAuthorized) => &[0x20, 3, 0, 0x87, 0],
     }

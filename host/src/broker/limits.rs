@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use conductor_abi::rules;
 
+use crate::{config::Mqtt, networks::Networks};
+
 /// Limits of the embedded broker, each with a default.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -13,6 +15,15 @@ pub struct Limits {
     pub opening: usize,
     /// Connections at a time from one IPv4 address or one IPv6 /64.
     pub per_source: usize,
+    /// How many connections one source may begin at once.
+    pub connects_burst: u32,
+    /// How many in a minute from then on.
+    pub connects_per_minute: u32,
+    /// How many connections of one source may fail for their token at once; then one in 10 s. A name that may be guessed (`token.mode = "none"`) is not
+    /// looked at beyond that; a signed token that is good always passes.
+    pub failures_burst: u32,
+    /// Networks that no limit by source holds for.
+    pub exempt: Networks,
     /// How long a connection may take to send its CONNECT, and a WebSocket, before that, to ask for its upgrade.
     pub connect_time: Duration,
     /// The longest CONNECT, in bytes: token and last will are in it.
@@ -44,6 +55,10 @@ impl Default for Limits {
             connections: 10_000,
             opening: 2_048,
             per_source: 1_024,
+            connects_burst: 1_024,
+            connects_per_minute: 600,
+            failures_burst: 10,
+            exempt: Networks::default(),
             connect_time: Duration::from_secs(5),
             connect_bytes: 16 * 1024,
             packet_bytes: rules::MAX_PAYLOAD,
@@ -55,6 +70,23 @@ impl Default for Limits {
             subscriptions: 100,
             session_expiry: Duration::from_secs(24 * 60 * 60),
             housekeeping: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Limits {
+    /// As the settings say.
+    #[must_use]
+    pub fn of(settings: &Mqtt, exempt: Networks) -> Self {
+        Self {
+            connections: settings.connections,
+            per_source: settings.connections_per_source,
+            connects_burst: settings.connects_burst,
+            connects_per_minute: settings.connects_per_minute,
+            connect_time: settings.connect_time,
+            packet_bytes: settings.packet_bytes,
+            exempt,
+            ..Self::default()
         }
     }
 }

@@ -17,8 +17,11 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
-use super::{census::Place, embedded::EmbeddedBroker, websocket::Reserved};
-use crate::tls::{Inside, Tls};
+use super::{embedded::EmbeddedBroker, websocket::Reserved};
+use crate::{
+    census::Place,
+    tls::{Inside, Tls},
+};
 
 /// The pauses after a failed accept, from the first to the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -82,7 +85,7 @@ where
 
 /// MQTT over TCP, and over TLS where it is given.
 pub(super) fn tcp(broker: Arc<EmbeddedBroker>, stream: TcpStream, peer: SocketAddr, tls: Option<Arc<Tls>>) {
-    let Some(place) = enter(&broker, peer) else { return };
+    let Some(place) = enter(&broker, peer, tls.is_some()) else { return };
     drop(match tls {
         None => tokio::spawn(broker.connection(stream, peer, place)),
         Some(tls) => tokio::spawn(async move {
@@ -96,7 +99,7 @@ pub(super) fn tcp(broker: Arc<EmbeddedBroker>, stream: TcpStream, peer: SocketAd
 /// HTTP/1.1 for one request, which must ask for the upgrade; [`super::websocket`] takes it from there. The connection has a place of its own
 /// until then, so that idle ones count.
 pub(super) fn websocket(broker: Arc<EmbeddedBroker>, stream: TcpStream, peer: SocketAddr, router: Router, tls: Option<Arc<Tls>>) {
-    let Some(place) = enter(&broker, peer) else { return };
+    let Some(place) = enter(&broker, peer, tls.is_some()) else { return };
     drop(match tls {
         None => tokio::spawn(until_upgrade(broker, stream, peer, router, Reserved::new(place))),
         Some(tls) => tokio::spawn(async move {
@@ -107,8 +110,13 @@ pub(super) fn websocket(broker: Arc<EmbeddedBroker>, stream: TcpStream, peer: So
     });
 }
 
-fn enter(broker: &EmbeddedBroker, peer: SocketAddr) -> Option<Place> {
-    broker.census.enter(peer).inspect_err(|limit| tracing::debug!(%peer, limit, "closed without an answer")).ok()
+/// A place. Whoever is too fast gets none over TLS, since the handshake costs most; others are told what it is.
+fn enter(broker: &EmbeddedBroker, peer: SocketAddr, tls: bool) -> Option<Place> {
+    let place = match broker.census.enter(peer) {
+        Ok(place) if tls && place.is_too_fast() => Err("connects too often"),
+        entered => entered,
+    };
+    place.inspect_err(|limit| tracing::debug!(%peer, limit, "closed without an answer")).ok()
 }
 
 /// The handshake, which has as much time as CONNECT has after it. On the heap, where a connection that lives long costs least.

@@ -11,7 +11,6 @@ use crate::{
     tokens::grant::{self, Grant},
 };
 
-mod census;
 mod connection;
 mod embedded;
 mod external;
@@ -94,6 +93,8 @@ pub enum Refusal {
     BadCredentials,
     /// The token is good, the last will's topic is outside the grant (or the session ended meanwhile).
     NotAuthorized,
+    /// The source connects, or fails, more often than it may. Nothing is said of what it has shown.
+    TooFast,
 }
 
 /// Decides about connections. The gate's one question; asked on the broker's threads, so an answer takes microseconds.
@@ -101,6 +102,11 @@ pub trait Admission: Send + Sync + 'static {
     /// # Errors
     /// The refusal to tell the client.
     fn admit(&self, connect: &ConnectRequest<'_>) -> Result<Admitted, Refusal>;
+
+    /// Whether what is to be shown may be found by trying: then a source that has failed too often is refused unseen.
+    fn can_be_guessed(&self) -> bool {
+        false
+    }
 }
 
 /// How ended connections ended.

@@ -19,7 +19,8 @@ use bytes::{Buf, Bytes};
 use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{census::Place, embedded::EmbeddedBroker};
+use super::embedded::EmbeddedBroker;
+use crate::census::Place;
 
 /// Room for a message that packs several packets.
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -57,14 +58,16 @@ async fn upgrade(
         return (StatusCode::SERVICE_UNAVAILABLE, "the MQTT broker is not serving\n").into_response();
     }
     let place = match reserved.and_then(|Extension(reserved)| reserved.take()) {
-        Some(place) => place,
-        None => match broker.census.enter(peer) {
-            Ok(place) => place,
-            Err(limit) => {
-                tracing::debug!(%peer, limit, "WebSocket refused");
-                return (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "5")], format!("{limit}\n")).into_response();
-            }
-        },
+        Some(place) => Ok(place),
+        None => broker.census.enter(peer),
+    };
+    let place = match place {
+        Ok(place) if !place.is_too_fast() => place,
+        refused => {
+            let limit = refused.err().unwrap_or("too many connections from this source within a short time");
+            tracing::debug!(%peer, limit, "WebSocket refused");
+            return (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "5")], format!("{limit}\n")).into_response();
+        }
     };
     upgrade
         .protocols(["mqtt"])

@@ -11,7 +11,7 @@ use super::{
     ENVIRONMENT_PREFIX,
     mistakes::Origin,
     reader::Effective,
-    table::{FAMILIES, Fallback, Key, LATER_KEYS, SECTIONS, Section},
+    table::{FAMILIES, Fallback, Key, SECTIONS, Section},
     values::Kind,
 };
 
@@ -45,11 +45,6 @@ pub fn reference() -> String {
     let mut page = Page(INTRODUCTION.to_owned());
     for section in SECTIONS {
         page.section(section);
-    }
-    page.line(format_args!("\n## Not available in this version\n"));
-    page.line(format_args!("Known by name, and refused with a message that says so:\n"));
-    for (section, key) in LATER_KEYS {
-        page.line(format_args!("- `{section}.{key}`"));
     }
     page.0
 }

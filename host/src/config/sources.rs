@@ -14,8 +14,8 @@ use toml::de::{DeTable, DeValue};
 use super::{
     ENVIRONMENT_PREFIX,
     mistakes::{Mistake, Origin, Warning, clean},
-    table::{self, Family, Lookup},
-    values::{LATER, LOG_LEVEL},
+    table::{self, Family},
+    values::LOG_LEVEL,
 };
 
 /// A setting given on the command line.
@@ -200,17 +200,16 @@ impl Collected {
             }
         };
         let path = if key.is_empty() { place.path() } else { format!("{}.{}", place.path(), segment(key)) };
-        match table::find(section, key) {
-            Lookup::Known => self.give(&path, raw, origin),
-            Lookup::Later => self.mistake(&origin, &path, LATER),
-            Lookup::Unknown if known_section => {
-                let suggestion = table::suggest_key(section, key).map(|(other, key)| {
-                    let place = if other == section { place } else { Place::Section(other) };
-                    spell(place, key)
-                });
-                self.mistake(&origin, &path, format!("unknown key{}", did_you_mean(suggestion)));
-            }
-            Lookup::Unknown => self.unknown_section(&origin, section, &path),
+        if table::has(section, key) {
+            self.give(&path, raw, origin);
+        } else if known_section {
+            let suggestion = table::suggest_key(section, key).map(|(other, key)| {
+                let place = if other == section { place } else { Place::Section(other) };
+                spell(place, key)
+            });
+            self.mistake(&origin, &path, format!("unknown key{}", did_you_mean(suggestion)));
+        } else {
+            self.unknown_section(&origin, section, &path);
         }
     }
 

@@ -7,13 +7,13 @@ use serde_json::{Map, Value};
 use super::{
     reader::Reader,
     values::{
-        AUDIT_BYTES, AUDIT_KEEP, BOOL, BROKER, BrokerKind, CLAIM, CONDUCTOR_NAME, CONFIG, COUNT, DEADLINE, HOST_NAMES, HTTP_URL, ID_DIGITS,
-        ISSUER, Kind, LIFETIME, LIMIT, LINK_PASSWORD, LINK_USERNAME, LISTEN, LISTEN_OR_OFF, LOG_FORMAT, LOG_LEVEL, LogFormat, MQTT_URL,
-        NETWORKS, OIDC_ISSUER, OIDC_URL, OPTIONAL_PATH, PATH, PATH_OR_OFF, PIN_DIGITS, PIN_TRIES, ROLES, SERVICE_NAME, STATE_BYTES,
-        STORE_URL, Secret, StoreUrl, TOKEN_MODE, TokenMode, USERNAME,
+        AUDIT_BYTES, AUDIT_KEEP, BOOL, BROKER, BrokerKind, CLAIM, CONDUCTOR_NAME, CONFIG, CONNECT_TIME, CONNECTIONS, COUNT, DEADLINE,
+        HOST_NAMES, HTTP_URL, ID_DIGITS, ISSUER, Kind, LIFETIME, LIMIT, LINK_PASSWORD, LINK_USERNAME, LISTEN, LISTEN_OR_OFF, LOG_FORMAT,
+        LOG_LEVEL, LogFormat, MQTT_URL, NETWORKS, OIDC_ISSUER, OIDC_URL, OPTIONAL_PATH, PACKET_BYTES, PATH, PATH_OR_OFF, PIN_DIGITS,
+        PIN_TRIES, RATE, ROLES, SERVICE_NAME, SHA256, STATE_BYTES, STORE_URL, Secret, StoreUrl, TOKEN_MODE, TokenMode, USERNAME,
     },
 };
-use crate::{access::Role, networks::Networks, tokens::claims::UsernameRule};
+use crate::{access::Role, conductors::library::Hash, networks::Networks, tokens::claims::UsernameRule};
 
 /// The path of a type's section, with `NAME` in place of its name.
 pub(super) const TYPES: &str = "types.NAME";
@@ -67,9 +67,6 @@ pub(super) enum Fallback {
     Required,
 }
 use Fallback::{Required, Text, Unset};
-
-/// Keys that this version knows by name only: section and key.
-pub(super) const LATER_KEYS: &[(&str, &str)] = &[(TYPES, "sha256")];
 
 macro_rules! table {
     ($(
@@ -152,6 +149,10 @@ table! {
         oidc_role_claim: String = ISSUER, Text("roles");
         /// Which role a value of that claim gives: `{ "sessions-admin" = "admin" }`. Of several, the highest counts.
         oidc_roles: BTreeMap<String, Role> = ROLES, Unset;
+        /// Connections at a time. One beyond is answered 503 (over TLS: closed) at once.
+        connections: usize = CONNECTIONS, Text("1024");
+        /// Connections at a time from one source: an IPv4 address, or the /64 of an IPv6 address.
+        connections_per_source: usize = CONNECTIONS, Text("512");
     }
 
     /// The public port, where devices join. It serves MQTT over WebSocket at `/mqtt` as well.
@@ -160,6 +161,10 @@ table! {
         listen: Vec<SocketAddr> = LISTEN, Text("0.0.0.0:8888");
         /// Whether it speaks HTTPS, with the certificate of `[tls]`, instead of HTTP. `/mqtt` is then WebSocket over TLS.
         tls: bool = BOOL, Text("false");
+        /// Connections at a time, those of `/mqtt` not counted. One beyond is answered 503 (over TLS: closed) at once.
+        connections: usize = CONNECTIONS, Text("8192");
+        /// Connections at a time from one source: an IPv4 address, or the /64 of an IPv6 address. A class behind one address must pass; `iot.trusted_proxies` do.
+        connections_per_source: usize = CONNECTIONS, Text("1024");
         /// What the port is called from outside, for links to join with; no query, no password. Without it a session has a join secret and no link.
         public_url: Option<String> = HTTP_URL, Unset;
         /// Networks of proxies in front of the port whose `X-Forwarded-For` is believed: then the address that it names counts for budgets and in the log.
@@ -247,6 +252,20 @@ table! {
         tls_listen: Vec<SocketAddr> = LISTEN_OR_OFF, Text("");
         /// Where MQTT over WebSocket over TLS listens (path `/mqtt`), with the certificate of `[tls]`; usually port 8084.
         websocket_tls_listen: Vec<SocketAddr> = LISTEN_OR_OFF, Text("");
+        /// Connections at a time, `/mqtt` of the IoT port included. (Embedded only, like the other limits.) One beyond is closed at once.
+        connections: usize = CONNECTIONS, Text("10000");
+        /// Connections at a time from one source: an IPv4 address, or the /64 of an IPv6 address. A class behind one address must pass.
+        connections_per_source: usize = CONNECTIONS, Text("1024");
+        /// How many connections one source may begin at once, before `mqtt.connects_per_minute` counts. A class behind one address must be able to
+        /// come back at once after a failure of its network.
+        connects_burst: u32 = RATE, Text("1024");
+        /// How many connections one source may begin in a minute from then on. One beyond is told so where it has shown a CONNECT (code 3; MQTT 5: 0x9F);
+        /// over WebSocket it is answered 503; over TLS it is closed.
+        connects_per_minute: u32 = RATE, Text("600");
+        /// How long a connection may take to send its CONNECT, after as long for a TLS handshake and for the upgrade of a WebSocket.
+        connect_time: Duration = CONNECT_TIME, Text("5s");
+        /// The longest packet after CONNECT, and the longest message of a conductor, in bytes.
+        packet_bytes: usize = PACKET_BYTES, Text("262144");
         /// Where devices are told to connect. Without it they are told ports and paths only.
         public_url: Option<String> = MQTT_URL, Unset;
         /// What a client's MQTT username must be: its session's id, or its own name.
@@ -301,6 +320,8 @@ table! {
         /// The plugin's file. Without prefix and extension (`plugins/conductor_default`) it is found on every platform as
         /// `libconductor_default.so`, `conductor_default.dll` or `libconductor_default.dylib`; a whole file name is taken as it is.
         plugin: PathBuf = PATH, Required;
+        /// The SHA-256 of the plugin's file, as `conductor-host plugin inspect` shows it: 64 hexadecimal digits. A file of another content is refused.
+        sha256: Option<Hash> = SHA256, Unset;
         /// Which conductor of the plugin. Without it: the one named as the type, or else the only one.
         conductor: Option<String> = CONDUCTOR_NAME, Unset;
         /// Whether a plugin that cannot be loaded stops the start. If not, the type is unavailable and says why.
@@ -322,6 +343,8 @@ table! {
     [SERVICES] Service {
         /// The plugin's file, as `types.NAME.plugin`.
         plugin: PathBuf = PATH, Required;
+        /// The SHA-256 of the plugin's file, as `types.NAME.sha256`.
+        sha256: Option<Hash> = SHA256, Unset;
         /// Which service of the plugin. Without it: the one named as this table, or else the only one.
         service: Option<String> = SERVICE_NAME, Unset;
         /// Whether a service that cannot be made stops the start. If not, it is unavailable and says why.
@@ -333,28 +356,14 @@ table! {
     }
 }
 
-/// What a section and a key are.
-pub(super) enum Lookup {
-    Known,
-    Later,
-    Unknown,
-}
-
-/// Looks up a key of a section (of a family: by the family's own path).
-pub(super) fn find(section: &str, key: &str) -> Lookup {
-    let known = SECTIONS.iter().find(|known| known.path == section);
-    match known.and_then(|known| known.keys.iter().find(|known| known.name == key)) {
-        Some(_) => Lookup::Known,
-        None if LATER_KEYS.contains(&(section, key)) => Lookup::Later,
-        None => Lookup::Unknown,
-    }
+/// Whether a section (a family: by its own path) has this key.
+pub(super) fn has(section: &str, key: &str) -> bool {
+    paths().any(|known| known == (section, key))
 }
 
 /// Whether some key is in this section; those of families have names of their own.
 pub(super) fn is_section(section: &str) -> bool {
-    let later = LATER_KEYS.iter().map(|(later, _)| *later);
-    FAMILIES.iter().all(|family| section != family.section)
-        && SECTIONS.iter().map(|known| known.path).chain(later).any(|known| known == section)
+    FAMILIES.iter().all(|family| section != family.section) && SECTIONS.iter().any(|known| known.path == section)
 }
 
 /// Section and key of all keys that can be set.

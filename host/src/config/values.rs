@@ -11,18 +11,17 @@ use std::{
     time::Duration,
 };
 
+use conductor_abi::rules;
 use hyper::Uri;
 use serde_json::{Map, Value};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::{
     access::{Role, oidc::is_safe},
+    conductors::library::Hash,
     networks::{Networks, network},
     tokens::claims::UsernameRule,
 };
-
-/// Said about every value and key that this version knows by name only.
-pub(super) const LATER: &str = "not available in this version";
 
 /// How a key's values are read.
 pub(super) struct Parser<T> {
@@ -199,6 +198,36 @@ pub(super) const STATE_BYTES: Parser<usize> = Parser {
     },
 };
 
+pub(super) const CONNECTIONS: Parser<usize> = Parser {
+    kind: Kind::Integer,
+    expected: "an integer from 1 to 1000000",
+    parse: |value| {
+        let number = value.as_u64().and_then(|number| usize::try_from(number).ok());
+        number.filter(|number| (1..=1_000_000).contains(number)).ok_or(Fault::Unexpected)
+    },
+};
+
+pub(super) const RATE: Parser<u32> = Parser {
+    kind: Kind::Integer,
+    expected: "an integer from 1 to 1000000",
+    parse: |value| (CONNECTIONS.parse)(value).and_then(|number| u32::try_from(number).map_err(|_| Fault::Unexpected)),
+};
+
+pub(super) const PACKET_BYTES: Parser<usize> = Parser {
+    kind: Kind::Integer,
+    expected: "an integer from 1024 to 262144 (256 KiB)",
+    parse: |value| {
+        let number = value.as_u64().and_then(|number| usize::try_from(number).ok());
+        number.filter(|number| (1024..=rules::MAX_PAYLOAD).contains(number)).ok_or(Fault::Unexpected)
+    },
+};
+
+pub(super) const SHA256: Parser<Option<Hash>> = Parser {
+    kind: Kind::Text,
+    expected: "a SHA-256 as 64 hexadecimal digits (`conductor-host plugin inspect FILE` shows it)",
+    parse: |value| text(value)?.parse().map(Some).map_err(|_| Fault::Unexpected),
+};
+
 /// A thousand in a second are as good as no limit, and more would make intervals of less than a millisecond.
 pub(super) const COUNT: Parser<u32> =
     Parser { kind: Kind::Integer, expected: "an integer from 1 to 60000", parse: |value| whole(value, 60_000) };
@@ -213,6 +242,12 @@ pub(super) const DEADLINE: Parser<Duration> = Parser {
     kind: Kind::Text,
     expected: "a duration from \"1ms\" to \"1h\", such as \"5s\"",
     parse: |value| duration(value, Duration::from_millis(1), Duration::from_secs(3600)),
+};
+
+pub(super) const CONNECT_TIME: Parser<Duration> = Parser {
+    kind: Kind::Text,
+    expected: "a duration from \"100ms\" to \"1m\", such as \"5s\"",
+    parse: |value| duration(value, Duration::from_millis(100), Duration::from_secs(60)),
 };
 
 /// Ten years bound it, so that no sum of times overflows.

@@ -1,6 +1,6 @@
-//! Request bodies: bounded in size and time.
+//! Request bodies: bounded in size; their time is the connection's (`timing.rs`).
 
-use std::time::Duration;
+use std::io;
 
 use axum::{body::Body, http::StatusCode};
 use bytes::Bytes;
@@ -8,25 +8,21 @@ use serde::de::DeserializeOwned;
 
 use super::error::Problem;
 
-/// How long a body may take to come.
-const TIME: Duration = Duration::from_secs(10);
-
 /// Reads a body of at most `limit` bytes.
 ///
 /// # Errors
 /// 413 where it is longer, 408 where it takes too long, 400 where it breaks off.
 pub async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
-    let read = tokio::time::timeout(TIME, axum::body::to_bytes(body, limit)).await;
-    let read = read.map_err(|_| {
-        Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", format!("the body did not come within {} s", TIME.as_secs()))
-    })?;
-    read.map_err(|error| {
+    axum::body::to_bytes(body, limit).await.map_err(|error| {
         // axum wraps the limit's error; its own answer is made from the same look.
         let mut source: Option<&dyn std::error::Error> = Some(&error);
         while let Some(cause) = source {
             if cause.is::<http_body_util::LengthLimitError>() {
                 let detail = format!("the body is longer than {limit} bytes");
                 return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail);
+            }
+            if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+                return Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the request did not come in time");
             }
             source = cause.source();
         }

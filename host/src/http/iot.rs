@@ -34,13 +34,26 @@ pub fn router(ports: Arc<Ports>, mqtt: Option<Router>) -> Router {
         .route("/api/joinSession", only_post(legacy::join_session))
         .route("/v1/sessions/{id}/join", only_post(join_v1))
         .route_layer(middleware::from_fn(cors));
+    let mqtt = mqtt.unwrap_or_default().layer(middleware::from_fn_with_state(ports.clone(), behind_proxies));
     Router::new()
         .merge(joins)
         .route("/join/{id}", only_get(join_page))
         .route("/livez", only_get(livez))
         .fallback(not_found)
         .with_state(ports)
-        .merge(mqtt.unwrap_or_default())
+        .merge(mqtt)
+}
+
+/// Whoever is behind a trusted proxy counts for itself in the broker's limits by source.
+async fn behind_proxies(
+    State(ports): State<Arc<Ports>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let client = forwarded::client(peer, request.headers(), &ports.trusted_proxies);
+    request.extensions_mut().insert(ConnectInfo(client));
+    next.run(request).await
 }
 
 /// Pages of any origin may join: what counts is the pin. Every answer says so, with or without an `Origin`.

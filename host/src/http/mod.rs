@@ -43,6 +43,7 @@ mod plugins;
 pub mod query;
 pub mod serve;
 mod services;
+mod timing;
 
 use std::{convert::Infallible, fmt, sync::Arc};
 

@@ -36,14 +36,14 @@ pub(super) fn load_service(runtime: &Handle, libraries: &Libraries, settings: &S
 }
 
 fn conductor(runtime: &Handle, libraries: &Libraries, settings: &Settings, name: &str, wanted: &config::Type) -> Result<Plugin, String> {
-    let library = libraries.load(&wanted.plugin, None).map_err(|refusal| refusal.to_string())?;
+    let library = libraries.load(&wanted.plugin, wanted.sha256).map_err(|refusal| refusal.to_string())?;
     let manifest = library.choose_conductor(wanted.conductor.as_deref(), name).map_err(|refusal| refusal.to_string())?.clone();
     let config = prepare(settings, "types", name, wanted.config.as_ref(), &manifest)?;
     configured(runtime, library, manifest, &format!("types.{name}.config"), config)
 }
 
 fn service(runtime: &Handle, libraries: &Libraries, settings: &Settings, name: &str, wanted: &config::Service) -> Result<Plugin, String> {
-    let library = libraries.load(&wanted.plugin, None).map_err(|refusal| refusal.to_string())?;
+    let library = libraries.load(&wanted.plugin, wanted.sha256).map_err(|refusal| refusal.to_string())?;
     let manifest = library.choose_service(wanted.service.as_deref(), name).map_err(|refusal| refusal.to_string())?.clone();
     let config = prepare(settings, "services", name, wanted.config.as_ref(), &manifest)?;
     configured(runtime, library, manifest, &format!("services.{name}.config"), config)

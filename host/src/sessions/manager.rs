@@ -348,16 +348,16 @@ impl Manager {
 
     /// Undoes a creation that failed.
     async fn discard(&self, session: &Arc<Session>) {
-        self.close_conductor(session, CloseReason::Requested).await;
+        self.close_conductor(session, CloseReason::Requested, rules::CLOSE_DEADLINE).await;
         // It may have published, retained, while it was made: a later session of this id must not find that.
         self.world.broker.close_session(session.id()).await;
         self.directory.remove(session.id());
         self.timers.forget(session.id());
     }
 
-    async fn close_conductor(&self, session: &Arc<Session>, reason: CloseReason) {
+    async fn close_conductor(&self, session: &Arc<Session>, reason: CloseReason, patience: Duration) {
         // Of a type whose threads are all blocked, nobody can answer; the conductor is closed when they come back.
-        let patience = if session.kind().lane.quarantine().is_some() { Duration::from_secs(1) } else { rules::CLOSE_DEADLINE };
+        let patience = if session.kind().lane.quarantine().is_some() { Duration::from_secs(1) } else { patience };
         if let Err(error) = session.ask(What::Close(reason), patience).await {
             tracing::warn!(session = %session.id(), %error, "the conductor did not close well");
         }
@@ -387,7 +387,7 @@ impl Manager {
         }
         // Before the id is free. What a join under way has not noted in the record yet, it notes itself.
         self.resting.note(id, session.record().tokens_until());
-        self.close_conductor(session, reason).await;
+        self.close_conductor(session, reason, rules::CLOSE_DEADLINE).await;
         let ended = self.world.broker.close_session(id).await;
         self.directory.remove(id);
         self.timers.forget(id);
@@ -434,7 +434,10 @@ impl Manager {
         self.stopping.store(true, Ordering::Relaxed);
         let live = self.directory.all().into_iter().filter(|session| session.has_conductor());
         stream::iter(live)
-            .for_each_concurrent(None, |session| async move { self.close_conductor(&session, CloseReason::HostStopping).await })
+            // What is in its mailbox comes before, with deadlines of its own.
+            .for_each_concurrent(None, |session| async move {
+                self.close_conductor(&session, CloseReason::HostStopping, 2 * rules::CLOSE_DEADLINE).await;
+            })
             .await;
     }
 }

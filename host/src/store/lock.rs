@@ -19,6 +19,14 @@ pub enum LockError {
         /// The store's file, or the folder.
         path: PathBuf,
     },
+    /// The state folder is open to others, and cannot be closed to them.
+    #[error("others may look into the state folder {}, which holds pins and keys, and it cannot be closed to them: {source}. Run `chmod 700` on it as its owner", path.display())]
+    Open {
+        /// The folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// The lock file cannot be made or locked.
     #[error("the {what} {} cannot be locked through {}: {source}", path.display(), lock_file.display())]
     Io {
@@ -38,7 +46,7 @@ pub enum LockError {
 pub struct StateLock(#[expect(dead_code, reason = "held for its lock, which ends when it is dropped")] FileLock);
 
 impl StateLock {
-    /// Takes the state folder, which is made (for its owner alone) where it is missing. The lock is on the file `lock` in it,
+    /// Takes the state folder, which is made (for its owner alone) where it is missing; one that is there and that others may look into becomes so. The lock is on the file `lock` in it,
     /// which stays there and means nothing by itself.
     ///
     /// # Errors
@@ -47,6 +55,7 @@ impl StateLock {
         let lock_file = dir.join("lock");
         let what = "state folder";
         RealDisk.create_folder(dir).map_err(|source| LockError::Io { what, path: dir.into(), lock_file: lock_file.clone(), source })?;
+        close_to_others(dir).map_err(|source| LockError::Open { path: dir.into(), source })?;
         FileLock::acquire(what, dir, lock_file).map(Self)
     }
 
@@ -57,6 +66,25 @@ impl StateLock {
     pub fn if_used(dir: &Path) -> Result<Option<Self>, LockError> {
         Ok(FileLock::if_used("state folder", dir, dir.join("lock"))?.map(Self))
     }
+}
+
+/// Pins and keys are in it: mode 0700.
+#[cfg(unix)]
+fn close_to_others(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(dir)?.permissions().mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
+    tracing::warn!(folder = %dir.display(), "others could look into the state folder (mode {mode:04o}); it is its owner's alone now (0700)");
+    Ok(())
+}
+
+/// Windows: a folder has the rights of the one it is in.
+#[cfg(not(unix))]
+const fn close_to_others(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// A locked file.
@@ -121,7 +149,13 @@ mod tests {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            assert_eq!(state.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+            let mode = || state.metadata().unwrap().permissions().mode() & 0o7777;
+            assert_eq!(mode(), 0o700);
+            for wider in [0o755, 0o750, 0o701, 0o1777] {
+                std::fs::set_permissions(&state, std::fs::Permissions::from_mode(wider)).unwrap();
+                StateLock::acquire(&state).unwrap();
+                assert_eq!(mode(), 0o700, "after {wider:o}");
+            }
         }
     }
 

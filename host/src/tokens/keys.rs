@@ -72,6 +72,8 @@ pub enum KeyProblem {
     Absent,
     #[error("this is not a regular file; name a file that holds one private key in PEM form")]
     NotAFile,
+    #[error("this is a symbolic link, and no secret is read through one; name the file that it leads to")]
+    Link,
     #[error("cannot be read: {0}")]
     Read(io::Error),
     #[error("cannot be created: {0}")]
@@ -225,17 +227,27 @@ fn load(path: &Path) -> Result<SigningKey, KeyProblem> {
     SigningKey::from_pem(&read_private(path)?)
 }
 
-/// The content of a file that its owner alone may read.
+/// The content of a secret: a file that its owner alone may read, and no symbolic link, which somebody else may have put there.
 ///
 /// # Errors
-/// When it cannot be read, others may read or change it, or it is too large.
+/// When it cannot be read, it is a symbolic link, others may read or change it, or it is too large.
 pub(crate) fn read_private(path: &Path) -> Result<Vec<u8>, KeyProblem> {
-    let absent = |e: io::Error| if e.kind() == io::ErrorKind::NotFound { KeyProblem::Absent } else { KeyProblem::Read(e) };
-    // Looked at before it is opened, since opening a pipe would wait for its writer.
-    if !fs::metadata(path).map_err(absent)?.is_file() {
+    read(path, false)
+}
+
+/// The same of the private key of a certificate, which may be a symbolic link: programs that renew certificates put the new one in place so.
+///
+/// # Errors
+/// As [`read_private`], the link excepted.
+pub(crate) fn read_certificate_key(path: &Path) -> Result<Vec<u8>, KeyProblem> {
+    read(path, true)
+}
+
+fn read(path: &Path, follow: bool) -> Result<Vec<u8>, KeyProblem> {
+    let file = open(path, follow)?;
+    if !file.metadata().map_err(KeyProblem::Read)?.is_file() {
         return Err(KeyProblem::NotAFile);
     }
-    let file = File::open(path).map_err(absent)?;
     refuse_what_others_may_change(path, &file)?;
     let mut text = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(KeyProblem::Read)?;
@@ -243,6 +255,32 @@ pub(crate) fn read_private(path: &Path) -> Result<Vec<u8>, KeyProblem> {
         return Err(KeyProblem::TooLarge);
     }
     Ok(text)
+}
+
+/// Opens without waiting for the writer of a pipe, and whether it is a link is decided by the same call.
+#[cfg(unix)]
+fn open(path: &Path, follow: bool) -> Result<File, KeyProblem> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    use rustix::{fs::OFlags, io::Errno};
+    let flags = if follow { OFlags::NONBLOCK } else { OFlags::NONBLOCK | OFlags::NOFOLLOW };
+    fs::OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path).map_err(|error| match error.raw_os_error() {
+        Some(code) if !follow && code == Errno::LOOP.raw_os_error() => KeyProblem::Link,
+        _ => unreadable(error),
+    })
+}
+
+/// A symbolic link needs rights of an administrator here. What is no file cannot be opened.
+#[cfg(not(unix))]
+fn open(path: &Path, _follow: bool) -> Result<File, KeyProblem> {
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(KeyProblem::NotAFile);
+    }
+    File::open(path).map_err(unreadable)
+}
+
+fn unreadable(error: io::Error) -> KeyProblem {
+    if error.kind() == io::ErrorKind::NotFound { KeyProblem::Absent } else { KeyProblem::Read(error) }
 }
 
 /// A folder in which others may rename files is as bad as a file they may write; a sticky one (`/tmp`) is not. Where the path

@@ -187,14 +187,24 @@ fn a_folder_that_others_may_write_is_refused_unless_sticky() {
     for (bits, good) in [(0o1777, true), (0o775, true), (0o777, false), (0o702, false)] {
         mode(folder.path(), bits);
         for path in [&path, &link] {
-            if good {
-                SigningKey::load_or_create(path, false).unwrap();
-            } else {
-                let problem = refused(path);
-                assert!(matches!(&problem, KeyProblem::FolderOpenToOthers(_)), "{problem}");
-            }
+            let read = read_certificate_key(path);
+            assert!(if good { read.is_ok() } else { matches!(read, Err(KeyProblem::FolderOpenToOthers(_))) }, "{bits:o} {path:?}");
         }
+        assert_eq!(SigningKey::load_or_create(&path, false).is_ok(), good, "{bits:o}");
     }
+}
+
+#[test]
+fn a_secret_is_not_read_through_a_symbolic_link() {
+    let folder = folder();
+    let path = written(folder.path(), &fixture("p256"));
+    let link = folder.path().join("link.pem");
+    symlink(&path, &link).unwrap();
+    let problem = refused(&link);
+    assert!(matches!(problem, KeyProblem::Link) && problem.to_string().contains("symbolic link"), "{problem}");
+    // Nor is a key made at the place where a link leads to, which is nothing yet.
+    fs::remove_file(&path).unwrap();
+    assert!(SigningKey::load_or_create(&link, true).is_err() && !path.exists());
 }
 
 #[test]

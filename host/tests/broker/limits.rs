@@ -144,3 +144,50 @@ async fn a_silent_client_is_dropped_after_its_keep_alive() {
     assert_eq!(host.messages_so_far(), ["will"]);
     until("nobody", || host.broker.connected(id("1")).unwrap().is_empty()).await;
 }
+
+/// The codes of the CONNACKs, of 3.1.1 and of 5.
+async fn codes(host: &Host, password: &str) -> [u8; 2] {
+    let mut codes = [0; 2];
+    for (code, version) in codes.iter_mut().zip([4, 5]) {
+        *code = Raw::try_connect(host.tcp, &connect(version, password)).await.1.unwrap()[3];
+    }
+    codes
+}
+
+#[tokio::test]
+async fn a_source_that_connects_too_often_is_told_so_where_it_has_shown_a_connect() {
+    let host = Host::with(Limits { connects_burst: 2, connects_per_minute: 1, ..Limits::default() }).await;
+    assert_eq!(codes(&host, "1:a").await, [0, 0]);
+    assert_eq!(codes(&host, "1:a").await, [0x03, 0x9f]);
+    let mut web = tokio::net::TcpStream::connect(host.websocket).await.unwrap();
+    let upgrade = "GET /mqtt HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Protocol: mqtt\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+    web.write_all(upgrade.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    web.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 5"), "{answer}");
+    // Another source is not held up: every address of 127/8 reaches the host.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(host.tcp).await.unwrap();
+    other.write_all(&connect(4, "1:b").bytes()).await.unwrap();
+    let mut connack = [0; 4];
+    other.read_exact(&mut connack).await.unwrap();
+    assert_eq!(connack, [0x20, 2, 0, 0]);
+    // An exempt one is held up by nothing.
+    let exempt = [conductor_host::networks::network("127.0.0.0/8").unwrap()].into_iter().collect();
+    let host = Host::with(Limits { connects_burst: 1, connects_per_minute: 1, exempt, ..Limits::default() }).await;
+    assert_eq!((codes(&host, "1:a").await, codes(&host, "1:a").await), ([0, 0], [0, 0]));
+}
+
+#[tokio::test]
+async fn failed_tokens_are_charged_and_a_good_one_passes_unless_it_can_be_guessed() {
+    let host = Host::with(Limits { failures_burst: 4, ..Limits::default() }).await;
+    for _ in 0..2 {
+        assert_eq!(codes(&host, "no token").await, [0x04, 0x86]);
+    }
+    assert_eq!(codes(&host, "no token").await, [0x03, 0x9f], "spent: nothing is said of the token");
+    assert_eq!(codes(&host, "1:a").await, [0, 0]);
+    host.admission.can_be_guessed.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(codes(&host, "1:a").await, [0x03, 0x9f], "a guess is not looked at");
+}

@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -73,11 +76,17 @@ type Hook = Box<dyn FnMut() + Send>;
 pub(crate) struct TestAdmission {
     pub(crate) grants: Mutex<HashMap<String, Grant>>,
     pub(crate) lifetime: Mutex<Duration>,
+    /// Whether passwords count as what can be found by trying.
+    pub(crate) can_be_guessed: AtomicBool,
     /// Called between the decision and its telling.
     pub(crate) before_telling: Mutex<Option<Hook>>,
 }
 
 impl Admission for TestAdmission {
+    fn can_be_guessed(&self) -> bool {
+        self.can_be_guessed.load(Ordering::Relaxed)
+    }
+
     fn admit(&self, connect: &ConnectRequest<'_>) -> Result<Admitted, Refusal> {
         let password = connect.password.and_then(|p| std::str::from_utf8(p).ok()).ok_or(Refusal::BadCredentials)?;
         let (session, client) = password.split_once(':').ok_or(Refusal::BadCredentials)?;
@@ -114,6 +123,7 @@ impl Host {
         let admission = Arc::new(TestAdmission {
             grants: Mutex::default(),
             lifetime: Mutex::new(Duration::from_secs(3600)),
+            can_be_guessed: AtomicBool::new(false),
             before_telling: Mutex::default(),
         });
         let broker = EmbeddedBroker::new(limits);

@@ -18,7 +18,7 @@ async fn refused(host: &Host, connect: &Connect<'_>) -> Vec<u8> {
 
 #[tokio::test]
 async fn the_connack_table() {
-    let mut host = Host::start().await;
+    let mut host = Host::with(Limits { failures_burst: 1000, ..Limits::default() }).await;
     for (version, bad, forbidden) in
         [(4, vec![0x20, 2, 0, 4], vec![0x20, 2, 0, 5]), (5, vec![0x20, 3, 0, 0x86, 0], vec![0x20, 3, 0, 0x87, 0])]
     {

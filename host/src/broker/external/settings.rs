@@ -189,9 +189,9 @@ impl LinkSettings {
     }
 }
 
-/// What a file holds that must be its owner's alone.
-pub(super) fn secret(key: &str, file: &Path) -> Result<Vec<u8>, Trouble> {
-    keys::read_private(file).map_err(|problem| Trouble::File(format!("{key} {}: {problem}", file.display())))
+/// The key of the certificate that the host shows, its owner's alone.
+pub(super) fn client_key(file: &Path) -> Result<Vec<u8>, Trouble> {
+    keys::read_certificate_key(file).map_err(|problem| Trouble::File(format!("mqtt.client_key {}: {problem}", file.display())))
 }
 
 pub(super) fn public(key: &str, file: &Path) -> Result<Vec<u8>, Trouble> {
@@ -199,7 +199,8 @@ pub(super) fn public(key: &str, file: &Path) -> Result<Vec<u8>, Trouble> {
 }
 
 fn password_in(file: &Path) -> Result<Vec<u8>, Trouble> {
-    let mut password = secret("mqtt.link_password_file", file)?;
+    let mut password =
+        keys::read_private(file).map_err(|problem| Trouble::File(format!("mqtt.link_password_file {}: {problem}", file.display())))?;
     if password.ends_with(b"\n") {
         password.pop();
         if password.ends_with(b"\r") {

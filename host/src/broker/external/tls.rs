@@ -27,7 +27,7 @@ pub(super) fn config(settings: &LinkSettings) -> Result<ClientConfig, Trouble> {
         None => Ok(builder.with_no_client_auth()),
         Some((cert, key)) => {
             let chain = certificates("mqtt.client_cert", cert)?;
-            let text = settings::secret("mqtt.client_key", key)?;
+            let text = settings::client_key(key)?;
             let private = PrivateKeyDer::from_pem_slice(&text)
                 .map_err(|_| Trouble::File(format!("mqtt.client_key {}: there is no private key in PEM form in it", key.display())))?;
             builder.with_client_auth_cert(chain, private).map_err(|error| {

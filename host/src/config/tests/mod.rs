@@ -263,7 +263,8 @@ fn unknown_keys_are_mistakes_in_every_source_and_a_close_one_is_proposed() {
     assert_eq!(file("[mqqt]\nlisten = 1\nx = 2\n"), "settings.toml:1: mqqt: unknown section or key; did you mean mqtt?");
     let found = file("[types.a]\nplugin = \"p\"\nplugn = \"p\"\n");
     assert_eq!(found, "settings.toml:3: types.a.plugn: unknown key; did you mean types.a.plugin?");
-    assert_eq!(file("[types.a]\nplugin = \"p\"\nsha256 = \"0\"\n"), "settings.toml:3: types.a.sha256: not available in this version");
+    let short_hash = "settings.toml:3: types.a.sha256: found \"0\", expected a SHA-256 as 64 hexadecimal digits (`conductor-host plugin inspect FILE` shows it)";
+    assert_eq!(file("[types.a]\nplugin = \"p\"\nsha256 = \"0\"\n"), short_hash);
     assert_eq!(file("[\"types.NAME\"]\nplugin = 1\n"), "settings.toml:1: \"types.NAME\": unknown section or key");
 
     let start = |rest: &str| format!("environment variable CONDUCTOR_HOST__{rest}");

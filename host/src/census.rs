@@ -1,40 +1,51 @@
-//! Who is connected, counted: so many in all, so many that have not sent their CONNECT yet, so many from one source.
+//! Who is connected, counted: so many in all, so many that have not shown yet who they are, so many from one source. And how fast a source
+//! connects anew. Networks that are exempt skip what is counted by source.
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::{
+    networks::{Networks, Source},
+    pace::Pace,
 };
 
 /// The most connections at a time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Most {
-    pub(super) in_all: usize,
-    pub(super) opening: usize,
-    pub(super) per_source: usize,
+pub(crate) struct Most {
+    pub(crate) in_all: usize,
+    pub(crate) opening: usize,
+    pub(crate) per_source: usize,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     in_all: usize,
     opening: usize,
-    by_source: HashMap<IpAddr, usize>,
+    by_source: HashMap<Source, usize>,
 }
 
+/// All connections of a port, or of several that share their limits. Its size is bounded by its limits.
 #[derive(Debug)]
-pub(super) struct Census {
+pub(crate) struct Census {
     most: Most,
+    exempt: Networks,
+    pace: Option<Pace>,
     counts: Mutex<Counts>,
 }
 
 impl Census {
-    pub(super) fn new(most: Most) -> Arc<Self> {
-        Arc::new(Self { most, counts: Mutex::default() })
+    /// Nobody is there yet. `pace` bounds how fast one source may connect.
+    pub(crate) fn new(most: Most, exempt: Networks, pace: Option<Pace>) -> Arc<Self> {
+        Arc::new(Self { most, exempt, pace, counts: Mutex::default() })
     }
 
     /// A place for a new connection, or the limit that is reached.
-    pub(super) fn enter(self: &Arc<Self>, peer: SocketAddr) -> Result<Place, &'static str> {
-        let source = source(peer.ip());
+    pub(crate) fn enter(self: &Arc<Self>, peer: SocketAddr) -> Result<Place, &'static str> {
+        let source = Source::of(peer.ip());
+        let counted = !self.exempt.contains(peer.ip());
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.in_all >= self.most.in_all {
             return Err("too many connections");
@@ -42,27 +53,43 @@ impl Census {
         if counts.opening >= self.most.opening {
             return Err("too many connections that have not sent CONNECT");
         }
-        if counts.by_source.get(&source).is_some_and(|n| *n >= self.most.per_source) {
+        if counted && counts.by_source.get(&source).is_some_and(|n| *n >= self.most.per_source) {
             return Err("too many connections from this source");
         }
         counts.in_all += 1;
         counts.opening += 1;
-        *counts.by_source.entry(source).or_default() += 1;
-        Ok(Place { census: Arc::clone(self), source, opening: true })
+        if counted {
+            *counts.by_source.entry(source).or_default() += 1;
+        }
+        drop(counts);
+        let too_fast = counted && self.pace.as_ref().is_some_and(|pace| !pace.take(source));
+        Ok(Place { census: Arc::clone(self), source: counted.then_some(source), opening: true, too_fast })
     }
 }
 
 /// A connection's place; dropping it gives it back.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     census: Arc<Census>,
-    source: IpAddr,
+    /// Nothing where it is exempt.
+    source: Option<Source>,
     opening: bool,
+    too_fast: bool,
 }
 
 impl Place {
+    /// What limits by source count it as; nothing where its network is exempt.
+    pub(crate) fn source(&self) -> Option<Source> {
+        self.source
+    }
+
+    /// Whether its source connects faster than it may: it is to be told so, as soon as there is a way to.
+    pub(crate) fn is_too_fast(&self) -> bool {
+        self.too_fast
+    }
+
     /// The connection has shown who it is: it no longer counts as opening.
-    pub(super) fn opened(&mut self) {
+    pub(crate) fn opened(&mut self) {
         if std::mem::take(&mut self.opening) {
             self.census.counts.lock().unwrap_or_else(PoisonError::into_inner).opening -= 1;
         }
@@ -74,29 +101,25 @@ impl Drop for Place {
         self.opened();
         let mut counts = self.census.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.in_all -= 1;
-        if let Some(n) = counts.by_source.get_mut(&self.source) {
+        let Some(source) = self.source else { return };
+        if let Some(n) = counts.by_source.get_mut(&source) {
             *n -= 1;
             if *n == 0 {
-                counts.by_source.remove(&self.source);
+                counts.by_source.remove(&source);
             }
         }
-    }
-}
-
-/// One source: an IPv4 address, or the /64 of an IPv6 address, which is what one customer gets.
-fn source(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64))),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::networks::network;
+
+    const MOST: Most = Most { in_all: 4, opening: 3, per_source: 2 };
 
     fn census() -> Arc<Census> {
-        Census::new(Most { in_all: 4, opening: 3, per_source: 2 })
+        Census::new(MOST, Networks::default(), None)
     }
 
     fn peer(text: &str) -> SocketAddr {
@@ -132,5 +155,17 @@ mod tests {
         drop(census.enter(peer("10.0.0.1")).unwrap());
         let counts = census.counts.lock().unwrap();
         assert!(counts.by_source.is_empty() && counts.in_all == 0 && counts.opening == 0);
+    }
+
+    #[test]
+    fn an_exempt_network_is_counted_in_all_and_not_by_source() {
+        let exempt = [network("10.0.0.0/8").unwrap()].into_iter().collect();
+        let census = Census::new(Most { opening: 4, ..MOST }, exempt, Some(Pace::new(1, 1)));
+        let places: Vec<_> = (0..4).map(|_| census.enter(peer("10.0.0.1")).unwrap()).collect();
+        assert!(places.iter().all(|place| place.source().is_none() && !place.is_too_fast()));
+        assert_eq!(census.enter(peer("10.0.0.1")).unwrap_err(), "too many connections");
+        drop(places);
+        assert!(!census.enter(peer("192.0.2.1")).unwrap().is_too_fast());
+        assert!(census.enter(peer("192.0.2.1")).unwrap().is_too_fast(), "another one has its own pace");
     }
 }
