@@ -12,7 +12,7 @@
 //! there is no session. A failure at an id that no session has uses up nothing that a later session could need: a new session begins with a whole budget. A guesser gains nothing by that,
 //! since its pin is drawn anew: what he learnt under the id before says nothing about it. So each pin that was ever drawn is guessed by `total` tries at most, `total / 10^digits`.
 //!
-//! All that outsiders can make this keep has a fixed size: [`Sources`] and the stand-ins; a budget is part of a session, which administrators make.
+//! All that outsiders can make this keep has a fixed size: the table of sources and the stand-ins; a budget is part of a session, which administrators make.
 
 pub mod budget;
 pub mod saved;
