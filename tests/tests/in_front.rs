@@ -27,18 +27,23 @@ fn host() -> Host {
     Host::start(HostOptions::default().plugin("echo", "conductor_test_echo"))
 }
 
-/// The same request to the host itself and through nginx.
-fn both(direct: SocketAddr, nginx: SocketAddr, ca: &Path, method: &str, target: &str, body: &str) -> [Response; 2] {
-    let origin = ("Origin", "https://example.org");
+/// The page that requests to the public port come from.
+const PAGE: Option<&str> = Some("https://example.org");
+
+/// The same request to the host itself and through nginx, with an `Origin` where it is a page's.
+fn both([direct, nginx]: [SocketAddr; 2], ca: &Path, origin: Option<&str>, method: &str, target: &str, body: &str) -> [Response; 2] {
+    let header = origin.map(|origin| format!("Origin: {origin}"));
+    let headers: Vec<_> = origin.map(|origin| ("Origin", origin)).into_iter().collect();
     let url = format!("https://{nginx}{target}");
     // HEAD as curl knows it: no body is waited for.
     let mut arguments = if method == "HEAD" { vec!["-I"] } else { vec!["-X", method] };
-    arguments.extend(["--path-as-is", "-H", "Origin: https://example.org", "-H", "Content-Type:"]);
+    arguments.extend(["--path-as-is", "-H", "Content-Type:"]);
+    arguments.extend(header.iter().flat_map(|header| ["-H", header]));
     if !body.is_empty() || method == "POST" {
         arguments.extend(["--data-binary", body]);
     }
     arguments.push(&url);
-    [request(direct, method, target, &[origin], body), curl(ca, &arguments)]
+    [request(direct, method, target, &headers, body), curl(ca, &arguments)]
 }
 
 /// What must be the same on both ways: the status, the body to the byte, and the headers, but for those that are about the connection.
@@ -76,7 +81,7 @@ fn answers_pass_unchanged() {
         // No WebSocket is asked for.
         ("GET", "/mqtt", "", 400),
     ] {
-        let [direct, through] = both(host.iot, nginx.iot, &nginx.ca, method, target, body);
+        let [direct, through] = both([host.iot, nginx.iot], &nginx.ca, PAGE, method, target, body);
         assert_eq!(direct.status, status, "{method} {target}: {direct:?}");
         assert_eq!(comparable(&through), comparable(&direct), "{method} {target}");
         if target.contains("join") || target.contains("Join") {
@@ -84,16 +89,18 @@ fn answers_pass_unchanged() {
             assert_eq!(through.header("access-control-allow-origin"), Some("*"), "{method} {target}");
         }
     }
-    for (method, target, status) in [
-        ("GET", "/api/createSession?type=none", 400),
-        ("GET", "/api/closeSession?id=%20none", 200),
-        ("GET", "/api/conductorRequest?id=none&method=state&params=%7B", 200),
-        ("GET", "/api/conductorRequest?id=%FF&method=state", 400),
-        ("HEAD", "/api/createSession?type=echo", 405),
-        ("GET", "/v1/sessions/none", 404),
-        ("GET", "/readyz", 200),
+    for (origin, method, target, status) in [
+        (None, "GET", "/api/createSession?type=none", 400),
+        (None, "GET", "/api/closeSession?id=%20none", 200),
+        (None, "GET", "/api/conductorRequest?id=none&method=state&params=%7B", 200),
+        (None, "GET", "/api/conductorRequest?id=%FF&method=state", 400),
+        (None, "HEAD", "/api/createSession?type=echo", 405),
+        (None, "GET", "/v1/sessions/none", 404),
+        (PAGE, "GET", "/v1/sessions/none", 404),
+        (PAGE, "GET", "/api/createSession?type=echo", 403),
+        (None, "GET", "/readyz", 200),
     ] {
-        let [direct, through] = both(host.admin, nginx.admin, &nginx.ca, method, target, "");
+        let [direct, through] = both([host.admin, nginx.admin], &nginx.ca, origin, method, target, "");
         assert_eq!(direct.status, status, "{method} {target}: {direct:?}");
         assert_eq!(comparable(&through), comparable(&direct), "{method} {target}");
     }

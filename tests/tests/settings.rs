@@ -68,14 +68,6 @@ fn good_settings_are_exit_0() {
 }
 
 #[test]
-fn an_admin_address_that_others_can_reach_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let ended = run_refused(folder.path(), &HostOptions::default().set("admin.listen", json!("0.0.0.0:0")));
-    assert_eq!(ended.code, Some(2), "{ended:?}");
-    assert!(ended.stderr.contains("admin.listen"), "{ended:?}");
-}
-
-#[test]
 fn the_environment_is_stronger_than_the_file() {
     let options = HostOptions::default().environment("CONDUCTOR_HOST__SESSIONS__PIN_DIGITS", "9");
     assert_eq!(Host::start(options.set("sessions.pin_digits", json!(4))).create("default").pin.len(), 9);

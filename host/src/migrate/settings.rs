@@ -31,7 +31,7 @@ const CONDUCTORS: [(&str, &str); 2] = [("DefaultConductor", "conductor_default")
 /// Settings that become none, and why.
 const LEFT: &[(&str, &str)] = &[
     ("BASE_DIR", "relative paths are relative to host.toml"),
-    ("ALLOWED_HOSTS", "the admin port accepts connections of this machine only"),
+    ("ALLOWED_HOSTS", "the admin port goes by its addresses and localhost; admin.names adds names"),
     ("S3_DATA_ROOT", "sessions are kept in a file"),
     ("JWT_PUBLIC_KEY_LOC", "the public key comes from the private one"),
     ("AWS_JWT_KEY_ARN", "tokens are not signed by AWS KMS"),
@@ -80,8 +80,8 @@ pub(super) fn plan(old: &Old, options: &Options<'_>, report: &mut Report) -> Res
     );
     report.taken.push(format!("IOT_PORT {iot}: iot.listen"));
     report.changed.push(format!(
-        "ADMIN_PORT {admin}: admin.listen is 127.0.0.1:{admin}. The admin port accepts connections of this machine only; from others, reach it \
-         over ssh or through a proxy with authentication"
+        "ADMIN_PORT {admin}: admin.listen is 127.0.0.1:{admin}. Nobody else reaches it there; beyond this machine it needs tokens or \
+         admin.allow (docs/admin.md)"
     ));
 
     let id_digits = settings.digits("ID_SIZE", ID_SIZE, 4, "sessions.id_digits", report);
