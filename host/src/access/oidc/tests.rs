@@ -25,6 +25,8 @@ use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use super::*;
 
 const AUDIENCE: &str = "conductor-host";
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A private key of the provider's.
 #[derive(Clone)]
@@ -135,6 +137,15 @@ impl Provider {
 
     fn fetched(&self) -> u32 {
         *self.answers.fetched.lock().unwrap()
+    }
+
+    async fn fetched_more_than(&self, times: u32) {
+        let fetched = async {
+            while self.fetched() <= times {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, fetched).await.unwrap();
     }
 
     fn settings(&self) -> OidcSettings {
@@ -328,9 +339,7 @@ async fn a_new_key_is_found_and_unknown_ones_do_not_make_the_host_ask_again_and_
     let provider = Provider::start(&[&old]).await;
     let oidc = provider.oidc(never());
     oidc.keys.refresh();
-    while provider.fetched() == 0 {
-        tokio::task::yield_now().await;
-    }
+    provider.fetched_more_than(0).await;
     assert!(oidc.check(&old.sign(&provider.claims())).await.is_ok());
     provider.publish(&[&new]);
     let before = provider.fetched();
@@ -358,7 +367,7 @@ async fn known_keys_outlive_the_provider_for_a_while() {
     assert!(lasting.check(&token).await.is_ok());
     assert_eq!(wrong(&lasting, &Private::new("b", Algorithm::ES256).sign(&claims)).await, Wrong::Key);
     assert!(lasting.check(&token).await.is_ok(), "a failure takes nothing away");
-    let end = std::time::Instant::now() + Duration::from_secs(20);
+    let end = std::time::Instant::now() + PATIENCE;
     while ending.check(&token).await.is_ok() {
         assert!(std::time::Instant::now() < end, "keys are kept too long");
         tokio::task::yield_now().await;
@@ -382,9 +391,7 @@ async fn a_provider_that_hangs_holds_up_nobody_whose_key_is_known() {
     let before = provider.fetched();
     let (other, waiting) = (unknown.sign(&provider.claims()), oidc.clone());
     let waits = tokio::spawn(async move { waiting.check(&other).await });
-    while provider.fetched() == before {
-        tokio::task::yield_now().await;
-    }
+    provider.fetched_more_than(before).await;
     for _ in 0..100 {
         assert!(oidc.check(&token).await.is_ok());
     }
@@ -396,7 +403,7 @@ async fn a_provider_that_hangs_holds_up_nobody_whose_key_is_known() {
     let waits = tokio::spawn(async move { waiting.check(&other).await });
     tokio::task::yield_now().await;
     provider.answers.hold.get().unwrap().notify_one();
-    assert!(waits.await.unwrap().is_ok());
+    assert!(tokio::time::timeout(PATIENCE, waits).await.unwrap().unwrap().is_ok());
     assert_eq!(provider.fetched(), before + 1);
 }
 
