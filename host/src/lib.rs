@@ -6,6 +6,9 @@ pub mod broker;
 pub mod cli;
 pub mod conductors;
 pub mod config;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod http;
 pub mod logging;
 pub mod migrate;

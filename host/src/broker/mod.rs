@@ -15,7 +15,7 @@ mod census;
 mod connection;
 mod embedded;
 mod external;
-mod gate;
+pub(crate) mod gate;
 mod limits;
 mod listen;
 mod none;

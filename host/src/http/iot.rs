@@ -47,9 +47,9 @@ async fn cors(request: Request, next: Next) -> Response {
 }
 
 #[derive(Deserialize)]
-struct Join {
-    pin: String,
-    client: String,
+pub(crate) struct Join {
+    pub(crate) pin: String,
+    pub(crate) client: String,
 }
 
 async fn join_v1(
@@ -108,7 +108,7 @@ fn mqtt(ports: &Ports) -> Value {
 }
 
 /// 1 to 64 of `[A-Za-z0-9_.-]`, none of the server's own: less than the replaced routes allow.
-fn is_client(name: &str) -> bool {
+pub(crate) fn is_client(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     name.bytes().all(allowed) && rules::client(name).is_ok()
 }

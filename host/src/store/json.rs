@@ -6,7 +6,7 @@
 
 pub(super) mod aside;
 pub(super) mod at_rest;
-pub(super) mod format;
+pub(crate) mod format;
 pub(super) mod states;
 #[cfg(test)]
 mod tests;

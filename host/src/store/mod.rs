@@ -9,7 +9,7 @@ mod contract;
 mod disk;
 #[cfg(test)]
 mod faults;
-mod json;
+pub(crate) mod json;
 pub mod lock;
 mod memory;
 #[cfg(test)]
