@@ -107,7 +107,7 @@ fn send_all(kinds: &mut [Kind], part: impl Fn(usize) -> usize) -> Vec<usize> {
     thread::scope(|scope| {
         let senders = kinds.iter_mut().zip(INPUTS.map(part)).map(|(kind, inputs)| scope.spawn(move || send(kind, inputs)));
         let senders: Vec<_> = senders.collect();
-        senders.into_iter().map(|sender| sender.join().unwrap()).collect()
+        senders.into_iter().map(|sender| sender.join().expect("no input that fails")).collect()
     })
 }
 

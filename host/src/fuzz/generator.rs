@@ -42,9 +42,9 @@ pub(super) struct Generator {
 pub(super) fn corpus(fuzz: &Path, target: &str) -> Vec<Vec<u8>> {
     let folder = fuzz.join("corpus").join(target);
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> = entries.map(|entry| entry.expect("a name in the folder").path()).collect();
     files.sort();
-    files.iter().map(|file| fs::read(file).unwrap()).collect()
+    files.iter().map(|file| fs::read(file).expect("a file that can be read")).collect()
 }
 
 /// The words that mean something to a target, out of its dictionary in libFuzzer's form.
