@@ -5,10 +5,11 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 use tracing::level_filters::LevelFilter;
@@ -19,6 +20,11 @@ use crate::{
     conductors::{catalog::Catalog, pool::Pool, services::LibraryHost},
     config::{BrokerKind, Settings, Source, TokenMode},
     http::{Ports, admin, iot, serve},
+    joins::{
+        Joins,
+        saved::{self, Found},
+        secret::Secrets,
+    },
     reload::{self, Reloader},
     services::Services,
     sessions::{
@@ -78,6 +84,7 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
         }
         TokenMode::None => Tokens::ClientId,
     };
+    let secrets = Secrets::load_or_create(&settings.state.dir.join("join-key"))?;
     let link = match settings.mqtt.broker {
         BrokerKind::External => Some(LinkSettings::new(&settings.mqtt, LinkToken::of(&tokens, settings.token.ttl), clock)?),
         BrokerKind::Embedded | BrokerKind::None => None,
@@ -95,12 +102,15 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             (None, None) => Arc::new(NoBroker),
         };
         let restored = loaded.sessions.len();
+        let joins = Joins::new(&settings.joins, secrets);
         let manager = Manager::new(Catalog::new(types), loaded, |manager| World {
             pool: pool.clone(),
             broker: broker.clone(),
             store: store.clone(),
             clock,
             grant_ttl: settings.token.ttl,
+            max_clients: settings.sessions.max_clients,
+            joins,
             max_state: settings.sessions.max_state_bytes,
             limits: Limits::of(settings.sessions.lifetime, settings.sessions.empty_timeout),
             id_digits: settings.sessions.id_digits,
@@ -108,6 +118,8 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             manager,
             counts: Counts::default(),
         });
+        let budgets = settings.state.dir.join("join-budgets");
+        restore_budgets(&manager, &budgets);
         let services = Services::new(&manager, wanted_services);
         let reloader = Reloader::new(source, settings.clone(), libraries, manager.clone(), services.clone(), dev);
         let ports = Arc::new(Ports {
@@ -117,6 +129,8 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             username: settings.mqtt.username,
             mqtt_public_url: settings.mqtt.public_url.clone(),
             has_broker: settings.mqtt.broker != BrokerKind::None,
+            trusted_proxies: settings.iot.trusted_proxies.clone(),
+            public_url: settings.iot.public_url.clone(),
             iot_tls: settings.iot.tls,
             reloader: reloader.clone(),
         });
@@ -161,7 +175,7 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
         let (admin_tls, iot_tls) = (tls.clone().filter(|_| settings.admin.tls), tls.filter(|_| settings.iot.tls));
         let admin = tokio::spawn(serve::serve(admin, admin_router, serve::Limits::trusted(), admin_tls, stopping_admin));
         let iot = tokio::spawn(serve::serve(iot, iot_router, serve::Limits::public(), iot_tls, stopping.clone()));
-        let main_loop = tokio::spawn(periodic(&manager).run(stopping));
+        let main_loop = tokio::spawn(periodic(&manager, &budgets).run(stopping));
         let mut signals = Signals::new()?;
         if let Some(file) = ready_file {
             write_ready_file(file, &addresses).map_err(|e| format!("the ready file {} cannot be written: {e}", file.display()))?;
@@ -183,6 +197,9 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             let _ = tokio::join!(end_in_order(), iot, main_loop);
             broker.shutdown().await;
             store.shutdown().await;
+            if let Err(error) = saved::write(&budgets, &manager.pin_budgets()) {
+                tracing::error!(%error, "the budgets of pins were not saved: what failed in the last seconds is forgotten");
+            }
             // Last, so that it can say until the end that the host is draining.
             stop_admin.send_replace(true);
             let _ = admin.await;
@@ -274,13 +291,46 @@ fn log_level() -> u8 {
 }
 
 /// What the host does again and again.
-fn periodic(manager: &Arc<Manager>) -> MainLoop {
+/// What pins had used up of their budgets before the host ended.
+fn restore_budgets(manager: &Manager, file: &Path) {
+    let found = saved::read(file);
+    if let Found::Damaged(problem) = &found {
+        tracing::warn!(
+            file = %file.display(),
+            "the budgets of pins cannot be read ({problem}), so the pins of all sessions are guarded: open them (POST /v1/sessions/ID/pin/open), or remove the file and start \
+             again to give all of them new tries. Join links and resume tokens work"
+        );
+    }
+    manager.restore_pin_budgets(found);
+}
+
+/// Says which pins have come to be guarded, and saves the budgets where they have changed since the last time.
+fn keep_budgets(manager: &Arc<Manager>, file: &Path) -> impl FnMut() -> BoxFuture<'static, Result<(), Failed>> + Send + use<> {
+    let (manager, file, last) = (manager.clone(), file.to_owned(), Arc::new(Mutex::new(manager.pin_budgets())));
+    move || {
+        let (manager, file, last) = (manager.clone(), file.clone(), last.clone());
+        let look = move || -> Result<(), Failed> {
+            manager.tell_guarded_pins();
+            let budgets = manager.pin_budgets();
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if *last != budgets {
+                saved::write(&file, &budgets).map_err(|e| format!("{} cannot be written: {e}", file.display()))?;
+                *last = budgets;
+            }
+            Ok(())
+        };
+        Box::pin(async move { tokio::task::spawn_blocking(look).await? })
+    }
+}
+
+fn periodic(manager: &Arc<Manager>, budgets: &Path) -> MainLoop {
     let summing = manager.clone();
     let mut main_loop = MainLoop::new();
     main_loop.every("log a summary", MINUTE, move || {
         summary(&summing);
         async { Ok(()) }
     });
+    main_loop.every("keep the budgets of pins", saved::PERIOD, keep_budgets(manager, budgets));
     main_loop
 }
 

@@ -10,6 +10,7 @@ pub mod config;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod http;
+pub mod joins;
 pub mod logging;
 pub mod migrate;
 pub mod networks;

@@ -77,8 +77,6 @@ impl fmt::Display for Source {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
-
     use super::{Networks, Source, network};
 
     fn source(text: &str) -> Source {

@@ -40,7 +40,7 @@ pub struct HostOptions {
 }
 
 impl Default for HostOptions {
-    /// All ports chosen by the system, the store in the host's own folder, all types of the tests, logs at level trace.
+    /// All ports chosen by the system, no budget for joins, the store in the host's own folder, all types of the tests, logs at level trace.
     fn default() -> Self {
         let (settings, environment, wrapper) = (BTreeMap::new(), Vec::new(), Vec::new());
         let mut options = Self { settings, environment, disk: None, trust: None, wrapper, written: false };
@@ -51,6 +51,8 @@ impl Default for HostOptions {
             ("mqtt.websocket_listen", "127.0.0.1:0"),
             ("state.dir", "state"),
             ("store.url", "json:state/sessions.json"),
+            // All devices of a test are at this one address; what it may do is the matter of `joins.rs` and `attack.rs`.
+            ("joins.exempt", "127.0.0.0/8"),
             ("log.level", "trace"),
             ("log.format", "json"),
         ] {

@@ -30,7 +30,7 @@ pub use self::{
     mistakes::{Mistake, Mistakes, Origin, Warning},
     reference::reference,
     sources::Flag,
-    table::{Admin, Iot, Log, Mqtt, Service, Sessions, State, Store, Tls, Token, Type},
+    table::{Admin, Iot, Joins, Log, Mqtt, Service, Sessions, State, Store, Tls, Token, Type},
     values::{BrokerKind, EXPECTED_LIMIT, LogFormat, Secret, StoreUrl, TokenMode, limit},
 };
 
@@ -63,6 +63,8 @@ pub struct Settings {
     pub iot: Iot,
     /// Ids, pins, deadlines.
     pub sessions: Sessions,
+    /// How often a join may be tried.
+    pub joins: Joins,
     /// Where sessions are kept.
     pub store: Store,
     /// The tokens of devices.

@@ -13,7 +13,9 @@ use super::{
     BrokerKind, Mistakes, Settings, StoreUrl, TokenMode, is_secret_name,
     mistakes::{Mistake, Origin, Warning, clean},
     sources::{Collected, Given, Raw, named_path},
-    table::{Admin, Fallback, Family, Iot, Log, Mqtt, SERVICE_FAMILY, Service, Sessions, State, Store, TYPE_FAMILY, Tls, Token, Type},
+    table::{
+        Admin, Fallback, Family, Iot, Joins, Log, Mqtt, SERVICE_FAMILY, Service, Sessions, State, Store, TYPE_FAMILY, Tls, Token, Type,
+    },
     values::{Fault, Kind, Parser},
 };
 
@@ -175,6 +177,7 @@ pub(super) fn read(collected: Collected, base_dir: &Path) -> Result<(Settings, V
         admin: Admin::read(&mut reader, "admin"),
         iot: Iot::read(&mut reader, "iot"),
         sessions: Sessions::read(&mut reader, "sessions"),
+        joins: Joins::read(&mut reader, "joins"),
         store: Store::read(&mut reader, "store"),
         token: Token::read(&mut reader, "token"),
         mqtt: Mqtt::read(&mut reader, "mqtt"),

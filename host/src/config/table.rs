@@ -7,12 +7,13 @@ use serde_json::{Map, Value};
 use super::{
     reader::Reader,
     values::{
-        BOOL, BROKER, BrokerKind, CONDUCTOR_NAME, CONFIG, DEADLINE, HTTP_URL, ID_DIGITS, ISSUER, Kind, LIFETIME, LIMIT, LINK_PASSWORD,
-        LINK_USERNAME, LISTEN, LISTEN_LOOPBACK, LISTEN_OR_OFF, LOG_FORMAT, LOG_LEVEL, LogFormat, MQTT_URL, OPTIONAL_PATH, PATH, PIN_DIGITS,
-        SERVICE_NAME, STATE_BYTES, STORE_URL, Secret, StoreUrl, TOKEN_MODE, TokenMode, USERNAME,
+        BOOL, BROKER, BrokerKind, CONDUCTOR_NAME, CONFIG, COUNT, DEADLINE, HTTP_URL, ID_DIGITS, ISSUER, Kind, LIFETIME, LIMIT,
+        LINK_PASSWORD, LINK_USERNAME, LISTEN, LISTEN_LOOPBACK, LISTEN_OR_OFF, LOG_FORMAT, LOG_LEVEL, LogFormat, MQTT_URL, NETWORKS,
+        OPTIONAL_PATH, PATH, PIN_DIGITS, PIN_TRIES, SERVICE_NAME, STATE_BYTES, STORE_URL, Secret, StoreUrl, TOKEN_MODE, TokenMode,
+        USERNAME,
     },
 };
-use crate::tokens::claims::UsernameRule;
+use crate::{networks::Networks, tokens::claims::UsernameRule};
 
 /// The path of a type's section, with `NAME` in place of its name.
 pub(super) const TYPES: &str = "types.NAME";
@@ -132,8 +133,11 @@ table! {
         listen: Vec<SocketAddr> = LISTEN, Text("0.0.0.0:8888");
         /// Whether it speaks HTTPS, with the certificate of `[tls]`, instead of HTTP. `/mqtt` is then WebSocket over TLS.
         tls: bool = BOOL, Text("false");
-        /// What the port is called from outside, for links; no query, no password. (No answer holds a link yet.)
+        /// What the port is called from outside, for links to join with; no query, no password. Without it a session has a join secret and no link.
         public_url: Option<String> = HTTP_URL, Unset;
+        /// Networks of proxies in front of the port whose `X-Forwarded-For` is believed: then the address that it names counts for budgets and in the log.
+        /// From anybody else that header is not looked at.
+        trusted_proxies: Networks = NETWORKS, Text("");
     }
 
     /// Sessions of every type.
@@ -142,6 +146,8 @@ table! {
         id_digits: u8 = ID_DIGITS, Text("6");
         /// Digits of a session's pin. Fewer than 4 are guessed soon where the IoT port is public: the start then warns.
         pin_digits: u8 = PIN_DIGITS, Text("6");
+        /// How many clients may be in a session. A conductor may say another number for its own, which then counts instead.
+        max_clients: u32 = COUNT, Text("1000");
         /// How long a conductor may take for one event, the time it waits for its turn included.
         deadline: Duration = DEADLINE, Text("5s");
         /// A type whose plugin blocks all of the type's threads for so long is quarantined: nothing new is begun for it until one comes back.
@@ -156,6 +162,27 @@ table! {
         /// list of its clients. Counted from its creation, the host's start, the last join, the end of the last connection, or the leaving of
         /// the last client, whichever is the latest.
         empty_timeout: Option<Duration> = LIMIT, Text("none");
+    }
+
+    /// How often a join may be tried. Over a source's budget the answer is 429; over a pin's, the pin is guarded (`docs/joins.md`). A source is an IPv4 address, or the /64
+    /// of an IPv6 address.
+    ["joins"] Joins {
+        /// Networks whose devices skip every budget, and every limit that counts a source's connections.
+        exempt: Networks = NETWORKS, Text("");
+        /// How many joins of one source may succeed at once: a class behind one address must pass.
+        source_joins_burst: u32 = COUNT, Text("300");
+        /// How many more in each minute.
+        source_joins_per_minute: u32 = COUNT, Text("60");
+        /// How many joins of one source may fail at once.
+        source_failures_burst: u32 = COUNT, Text("10");
+        /// How many more in each minute.
+        source_failures_per_minute: u32 = COUNT, Text("6");
+        /// How many wrong pins one session takes at once, whoever shows them. Then its pin is guarded: nobody joins with it, right or wrong.
+        pin_failures_burst: u32 = COUNT, Text("10");
+        /// How many more in each hour.
+        pin_failures_per_hour: u32 = COUNT, Text("6");
+        /// How many in all, before the pin stays guarded until an administrator opens or rotates it. A pin of N digits is guessed with a chance of this / 10^N.
+        pin_failures_total: u16 = PIN_TRIES, Text("100");
     }
 
     /// Where sessions and their clients are kept.

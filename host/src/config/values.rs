@@ -183,6 +183,13 @@ pub(super) const STATE_BYTES: Parser<usize> = Parser {
     },
 };
 
+/// A thousand in a second are as good as no limit, and more would make intervals of less than a millisecond.
+pub(super) const COUNT: Parser<u32> =
+    Parser { kind: Kind::Integer, expected: "an integer from 1 to 60000", parse: |value| whole(value, 60_000) };
+
+pub(super) const PIN_TRIES: Parser<u16> =
+    Parser { kind: Kind::Integer, expected: "an integer from 1 to 60000", parse: |value| whole(value, 60_000) };
+
 pub(super) const BOOL: Parser<bool> =
     Parser { kind: Kind::Bool, expected: "true or false", parse: |value| value.as_bool().ok_or(Fault::Unexpected) };
 
@@ -346,6 +353,11 @@ fn path(text: &str) -> Result<PathBuf, Fault> {
 fn integer(value: &Value, least: u8, most: u8) -> Result<u8, Fault> {
     let number = value.as_i64().and_then(|number| u8::try_from(number).ok());
     number.filter(|number| (least..=most).contains(number)).ok_or(Fault::Unexpected)
+}
+
+fn whole<T: TryFrom<u64>>(value: &Value, most: u64) -> Result<T, Fault> {
+    let number = value.as_u64().filter(|number| (1..=most).contains(number));
+    number.and_then(|number| T::try_from(number).ok()).ok_or(Fault::Unexpected)
 }
 
 fn duration(value: &Value, least: Duration, most: Duration) -> Result<Duration, Fault> {

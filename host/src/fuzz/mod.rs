@@ -26,12 +26,13 @@ pub struct Target {
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
-    Target { name: "join", read: targets::join, inputs: 200_000 },
+    Target { name: "join", read: targets::join, inputs: 120_000 },
     Target { name: "query", read: targets::query, inputs: 150_000 },
     Target { name: "settings", read: targets::settings, inputs: 5_000 },
     Target { name: "grants", read: targets::grants, inputs: 15_000 },
     Target { name: "token", read: targets::token, inputs: 30_000 },
     Target { name: "networks", read: targets::networks, inputs: 300_000 },
+    Target { name: "forwarded", read: targets::forwarded, inputs: 80_000 },
     Target { name: "manifest", read: targets::manifest, inputs: 2_000 },
     Target { name: "inspect", read: targets::inspect, inputs: 150_000 },
     Target { name: "connect", read: gate::fuzz::connect, inputs: 120_000 },

@@ -2,14 +2,17 @@
 
 use std::{
     ffi::OsString,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     str,
     sync::OnceLock,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use axum::{http::StatusCode, response::IntoResponse};
+use axum::{
+    http::{HeaderMap, HeaderValue, StatusCode},
+    response::IntoResponse,
+};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use conductor_abi::{rules, wire::Manifest};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -24,11 +27,15 @@ use crate::{
     },
     config::{Flag, Settings},
     http::{
-        body,
+        body, forwarded as proxies,
         iot::{self, Join},
         legacy, query as queries,
     },
-    networks::{Source, network},
+    joins::{
+        Shown,
+        secret::{Bound, Secrets},
+    },
+    networks::{Networks, Source, network},
     plugin::schema,
     sessions::{Pin, SessionId},
     tokens::{
@@ -47,25 +54,64 @@ fn digits(text: &str) {
     }
 }
 
-/// The body of a join. What is not understood is a 400; ids and pins are those that were written; no client is called what could mean
+/// The body of a join. What is not understood is a 400; ids and pins are those that were written; a secret and a resume token (`SECRET` and
+/// `RESUME` stand for good ones) open what they were made for, as they were written and no other way; no client is called what could mean
 /// something in a topic.
 pub(super) fn join(bytes: &[u8]) -> bool {
-    match body::parse::<Join>(bytes) {
-        Ok(Join { pin, client }) => {
-            digits(&pin);
-            if iot::is_client(&client) {
-                assert!(is_valid_topic(&client) && !client.contains(['/', '$']) && !rules::is_reserved(&client), "{client:?}");
-            }
-            if rules::client(&client).is_ok() {
-                assert!(is_valid_topic(&client) && !client.starts_with('$') && !client.contains('/'), "{client:?}");
-            }
-            true
-        }
+    let read = body::parse::<Join>(bytes).and_then(|join| Ok((join.shown()?, join.client)));
+    let (shown, client) = match read {
+        Ok(read) => read,
         Err(problem) => {
             assert_eq!(problem.into_response().status(), StatusCode::BAD_REQUEST);
-            false
+            return false;
+        }
+    };
+    if iot::is_client(&client) {
+        assert!(is_valid_topic(&client) && !client.contains(['/', '$']) && !rules::is_reserved(&client), "{client:?}");
+    }
+    if rules::client(&client).is_ok() {
+        assert!(is_valid_topic(&client) && !client.starts_with('$') && !client.contains('/'), "{client:?}");
+    }
+    let secrets = Secrets::of(&[1; 32]);
+    let Some(id) = SessionId::parse("123456") else { return false };
+    let (session, later) = (Bound { id, created_at: 5 }, Bound { id, created_at: 6 });
+    let (good, token) = (secrets.join_secret(session), secrets.resume(session, "phone", 7));
+    match shown {
+        Shown::Pin(pin) => pin.into_iter().for_each(|pin| digits(&pin.reveal())),
+        Shown::Secret(secret) => {
+            let secret = secret.replace("SECRET", &good);
+            assert_eq!(secrets.is_join_secret(session, &secret), secret == good, "{secret:?}");
+            assert!(!secrets.is_join_secret(later, &secret));
+        }
+        Shown::Resume(resume) => {
+            let resume = resume.replace("RESUME", &token);
+            let count = secrets.resumes(session, &client, &resume);
+            assert_eq!(count, (client == "phone" && resume == token).then_some(7), "{resume:?} of {client:?}");
+            assert_eq!(secrets.resumes(later, &client, &resume), None);
         }
     }
+    true
+}
+
+/// The first line is a peer, each further one a header `X-Forwarded-For`. Only a trusted proxy says who is behind it, and nothing that stands
+/// before the first address that is none of them counts: anybody can have written it.
+pub(super) fn forwarded(bytes: &[u8]) -> bool {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let peer = lines.next().and_then(|line| str::from_utf8(line).ok()?.parse::<IpAddr>().ok());
+    let Some(peer) = peer.map(|peer| SocketAddr::new(peer, 1)) else { return false };
+    let trusted: Networks = ["10.0.0.0/8", "fd00::/8"].into_iter().filter_map(network).collect();
+    let (mut headers, mut before) = (HeaderMap::new(), HeaderMap::new());
+    before.append("x-forwarded-for", HeaderValue::from_static("192.0.2.66, x"));
+    for value in lines.filter_map(|line| HeaderValue::from_bytes(line).ok()).take(100) {
+        headers.append("x-forwarded-for", value.clone());
+        before.append("x-forwarded-for", value);
+    }
+    let client = proxies::client(peer, &headers, &trusted);
+    let written: Vec<_> = headers.values().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).collect();
+    assert!(client == peer || written.iter().any(|entry| entry.contains(['.', ':'])), "{client} is made up");
+    assert!(trusted.contains(peer.ip()) || client == peer, "{peer} is no proxy, and was believed");
+    assert!(trusted.contains(client.ip()) || proxies::client(peer, &before, &trusted) == client, "what stands before {client} counts");
+    client != peer
 }
 
 /// The query of a route below `/api`. A value that is escaped is read as it was; parameters of a request are JSON whatever was written.
@@ -238,7 +284,7 @@ pub(super) fn networks(bytes: &[u8]) -> bool {
     let found = network(text);
     if let Some(found) = found {
         assert_eq!(network(&found.to_string()), Some(found));
-        let all = [found].into_iter().collect::<crate::networks::Networks>();
+        let all = [found].into_iter().collect::<Networks>();
         assert!(all.contains(found.network()) || found.network().to_canonical() != found.network(), "{found}");
     }
     if let Ok(address) = text.parse::<IpAddr>() {

@@ -16,12 +16,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    PathId, Ports, body, error::Problem, legacy, limits, livez, metrics, not_allowed, not_found, only_get, only_post, plugins, query,
+    PathId, Ports, body, error::Problem, legacy, limits, livez, metrics, not_allowed, not_found, only_get, only_post, pins, plugins, query,
     services,
 };
 use crate::{
     conductors::{catalog::Type, library::Hash},
-    sessions::{Caller, CloseReason, Manager, Port, Session, SessionId, manager::Refused, status::Status},
+    sessions::{Caller, CloseReason, Port, Session, SessionId, manager::Refused, status::Status},
     store::StoredClient,
 };
 
@@ -44,6 +44,8 @@ pub fn router(ports: Arc<Ports>) -> Router {
         .route("/v1/sessions/{id}/requests", only_post(request))
         .route("/v1/sessions/{id}/clients/{client}", delete(kick).head(allowed("DELETE")).fallback(allowed("DELETE")))
         .route("/v1/sessions/{id}/move", only_post(plugins::move_session))
+        .route("/v1/sessions/{id}/pin/open", only_post(pins::open))
+        .route("/v1/sessions/{id}/pin/rotate", only_post(pins::rotate))
         .route("/v1/types", only_get(types))
         .route("/v1/services", only_get(services::list))
         .route("/v1/services/{name}/requests", only_post(services::request))
@@ -62,6 +64,14 @@ pub fn router(ports: Arc<Ports>) -> Router {
 pub(super) struct SessionView {
     id: String,
     pin: String,
+    /// Opens it as the pin does, and cannot be guessed.
+    join_secret: String,
+    /// The same as a link, where the settings say what the IoT port is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    join_url: Option<String>,
+    /// Whether no pin is believed, since too many were wrong.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pin_guarded: bool,
     r#type: String,
     /// `idle` (its conductor is made at the first event), `live`, `faulted` or `unavailable`.
     state: &'static str,
@@ -123,7 +133,8 @@ fn seconds(seconds: u64) -> String {
 }
 
 impl SessionView {
-    pub(super) fn of(manager: &Manager, session: &Session) -> Self {
+    pub(super) fn of(ports: &Ports, session: &Session) -> Self {
+        let manager = &*ports.manager;
         let (record, ends) = (session.record(), manager.ends(session));
         let parked = session.parked().map(|parked| ParkedView {
             lacks: parked.lack.as_str(),
@@ -144,9 +155,14 @@ impl SessionView {
             }
             StoredClient::Foreign(value) => ClientView { client_id: value.clone(), expires_at: None, grants: None },
         });
+        let join_secret = manager.world().joins.secret_of(&record);
         Self {
             id: record.id.to_string(),
             pin: record.pin.reveal(),
+            // Behind the `#`, so that no browser sends it and no log of a proxy has it.
+            join_url: ports.public_url.as_ref().map(|url| format!("{url}/join/{}#{join_secret}", record.id)),
+            join_secret,
+            pin_guarded: manager.is_pin_guarded(session),
             r#type: record.type_name.to_string(),
             state,
             reason,
@@ -176,7 +192,7 @@ async fn create(State(ports): State<Arc<Ports>>, ConnectInfo(peer): ConnectInfo<
     let limits = limits::Given { lifetime, empty_timeout }.read()?;
     let session = ports.manager.create_with(&r#type, limits, Caller::at(Port::Admin, peer)).await?;
     let location = format!("/v1/sessions/{}", session.id());
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(SessionView::of(&ports.manager, &session))).into_response())
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(SessionView::of(&ports, &session))).into_response())
 }
 
 async fn list(State(ports): State<Arc<Ports>>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
@@ -202,13 +218,13 @@ async fn list(State(ports): State<Arc<Ports>>, RawQuery(query): RawQuery) -> Res
     let more = page.len() > limit;
     page.truncate(limit);
     let next_cursor = page.last().filter(|_| more).map(|session| session.id().to_string());
-    let items: Vec<SessionView> = page.iter().map(|session| SessionView::of(&ports.manager, session)).collect();
+    let items: Vec<SessionView> = page.iter().map(|session| SessionView::of(&ports, session)).collect();
     Ok(Json(json!({ "items": items, "next_cursor": next_cursor })))
 }
 
 async fn look(State(ports): State<Arc<Ports>>, PathId(id): PathId) -> Result<Json<SessionView>, Problem> {
     let session = ports.manager.get(id.ok_or(Refused::NoSuchSession)?).ok_or(Refused::NoSuchSession)?;
-    Ok(Json(SessionView::of(&ports.manager, &session)))
+    Ok(Json(SessionView::of(&ports, &session)))
 }
 
 async fn close(

@@ -19,6 +19,9 @@ pub struct Problem {
     code: &'static str,
     /// For people.
     detail: String,
+    /// In seconds.
+    #[serde(skip)]
+    retry_after: Option<u64>,
     #[serde(flatten)]
     more: Option<Box<Map<String, Value>>>,
 }
@@ -27,7 +30,7 @@ impl Problem {
     /// A problem with this status and stable code.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
-        Self { r#type: "about:blank", title, status: status.as_u16(), code, detail: detail.into(), more: None }
+        Self { r#type: "about:blank", title, status: status.as_u16(), code, detail: detail.into(), retry_after: None, more: None }
     }
 
     /// Adds a member.
@@ -54,8 +57,8 @@ impl IntoResponse for Problem {
         let status = self.status();
         let body = serde_json::to_vec(&self).unwrap_or_else(|_| b"{}".to_vec());
         let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after.or_else(|| (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1)) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }
@@ -68,11 +71,14 @@ impl From<Refused> for Problem {
             Refused::UnknownType { known, .. } => Self::new(StatusCode::BAD_REQUEST, "unknown_type", text).with("known", known),
             Refused::NoSuchSession => Self::new(StatusCode::NOT_FOUND, "session_not_found", text),
             Refused::Credentials => Self::new(StatusCode::FORBIDDEN, "invalid_credentials", text),
+            Refused::Limited { seconds } => {
+                Self { retry_after: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", text) }
+            }
             Refused::Locked => Self::new(StatusCode::FORBIDDEN, "session_locked", text),
             Refused::Full => Self::new(StatusCode::FORBIDDEN, "session_full", text),
             Refused::Declined(_) => Self::new(StatusCode::FORBIDDEN, "join_refused", text),
             Refused::NoSuchClient => Self::new(StatusCode::NOT_FOUND, "client_not_found", text),
-            Refused::NoFreeId { .. } | Refused::IdsRest { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_free_id", text),
+            Refused::NoFreeId { .. } | Refused::IdsRest { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "id_space_full", text),
             Refused::Store(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", text),
             Refused::Stopping => Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", text),
             Refused::Internal(_) => {

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     body::Body,
     extract::{ConnectInfo, RawQuery, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -14,9 +14,10 @@ use conductor_abi::rules;
 use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Ports, body, error::Problem, iot, query};
+use super::{Ports, body, error::Problem, forwarded, iot, query};
 use crate::{
     conductors::Trouble,
+    joins::Shown,
     sessions::{Caller, CloseReason, Pin, Port, Session, SessionId, manager::Refused},
     store::StoredClient,
 };
@@ -121,7 +122,13 @@ pub(crate) fn params(text: Option<String>) -> Bytes {
     }
 }
 
-pub(super) async fn join_session(State(ports): State<Arc<Ports>>, ConnectInfo(peer): ConnectInfo<SocketAddr>, body: Body) -> Response {
+pub(super) async fn join_session(
+    State(ports): State<Arc<Ports>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let peer = forwarded::client(peer, &headers, &ports.trusted_proxies);
     let bytes = match body::read(body, iot::BODY).await {
         Ok(bytes) => bytes,
         Err(problem) => return problem.into_response(),
@@ -133,13 +140,17 @@ pub(super) async fn join_session(State(ports): State<Arc<Ports>>, ConnectInfo(pe
     let (id, pin) = (text("id").and_then(SessionId::parse), text("pin").and_then(Pin::parse));
     let client = text("client").filter(|client| rules::client(client).is_ok());
     let joined = match client {
-        Some(client) => iot::join(&ports, id, pin, client, peer).await,
+        Some(client) => iot::join(&ports, id, Shown::Pin(pin), client, peer).await,
         None => Err(Refused::Credentials),
     };
     match joined {
         Ok(joined) => json_text(StatusCode::OK, &json!({ "token": joined.token })),
         Err(Refused::Credentials | Refused::Locked | Refused::Full | Refused::Declined(_)) => {
             json_text(StatusCode::OK, &json!({ "token": REFUSED }))
+        }
+        Err(Refused::Limited { seconds }) => {
+            let body = json_text(StatusCode::TOO_MANY_REQUESTS, &json!({ "token": REFUSED }));
+            ([(header::RETRY_AFTER, HeaderValue::from(seconds))], body).into_response()
         }
         Err(error) => {
             tracing::error!(%peer, %error, "a join failed");

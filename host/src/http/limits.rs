@@ -53,5 +53,5 @@ pub(super) async fn change(
     let limits = body::json::<Given>(body, BODY).await?.read()?;
     let id = id.ok_or(Refused::NoSuchSession)?;
     let session = ports.manager.set_limits(id, limits, Caller::at(Port::Admin, peer)).await?;
-    Ok(Json(SessionView::of(&ports.manager, &session)))
+    Ok(Json(SessionView::of(&ports, &session)))
 }

@@ -78,10 +78,13 @@ fn render(manager: &Manager) -> String {
             page.sample("parked_sessions", &[("type", name), ("lacks", lack.as_str())], count);
         }
     }
-    let counts = &manager.world().counts;
+    let (counts, joins) = (&manager.world().counts, &manager.world().joins.counts);
     for (name, help, counter) in [
         ("requests_total", "Requests to conductors.", &counts.requests),
         ("joins_total", "Joins that succeeded.", &counts.joins),
+        ("joins_refused_total", "Joins that were refused for their pin, secret or resume token.", &joins.refused),
+        ("joins_limited_total", "Joins that were refused since their source had too many.", &joins.limited),
+        ("pins_guarded_total", "How often a pin came to be guarded.", &joins.guarded),
         ("messages_total", "Messages of clients that went to conductors.", &counts.messages),
         (
             "messages_dropped_total",
@@ -98,6 +101,8 @@ fn render(manager: &Manager) -> String {
         page.sample(name, &[], counter.load(Ordering::Relaxed));
     }
     of_types(&mut page, manager);
+    page.family("pins_guarded", "gauge", "Sessions whose pin is guarded now: nobody joins with it.");
+    page.sample("pins_guarded", &[], manager.guarded_pins());
     let resting = "Ids of closed sessions that are not given out until the last token for them has expired.";
     page.family("ids_resting", "gauge", resting);
     page.sample("ids_resting", &[], manager.resting_ids());

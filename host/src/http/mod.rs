@@ -8,6 +8,7 @@
 //! | `POST /v1/sessions` | create |
 //! | `GET /v1/sessions` | list, by pages |
 //! | `GET` `PATCH` `DELETE /v1/sessions/{id}` | look, change the limits, close |
+//! | `POST /v1/sessions/{id}/pin/open` `pin/rotate` | let the pin be tried again, replace it |
 //! | `POST /v1/sessions/{id}/requests` | ask the conductor |
 //! | `DELETE /v1/sessions/{id}/clients/{client}` | send a client away |
 //! | `POST /v1/sessions/{id}/move` | move the session to the present code of its type |
@@ -24,17 +25,20 @@
 //! | route | what |
 //! | --- | --- |
 //! | `POST /api/joinSession` | as the replaced system |
-//! | `POST /v1/sessions/{id}/join` | join with the pin, get a token |
+//! | `POST /v1/sessions/{id}/join` | join with pin, secret or resume token, get a token |
+//! | `GET /join/{id}` | what a browser shows of a join link |
 //! | `GET /mqtt` | MQTT over WebSocket |
 //! | `GET /livez` | is it alive |
 
 pub mod admin;
 pub mod body;
 pub mod error;
+pub mod forwarded;
 pub mod iot;
 pub mod legacy;
 mod limits;
 mod metrics;
+mod pins;
 mod plugins;
 pub mod query;
 pub mod serve;
@@ -54,6 +58,7 @@ use serde_json::json;
 
 use self::error::Problem;
 use crate::{
+    networks::Networks,
     reload::Reloader,
     services::Services,
     sessions::{Manager, SessionId},
@@ -74,6 +79,10 @@ pub struct Ports {
     pub mqtt_public_url: Option<String>,
     /// Whether there is a broker at all.
     pub has_broker: bool,
+    /// Whose `X-Forwarded-For` is believed on the IoT port.
+    pub trusted_proxies: Networks,
+    /// What the IoT port is called from outside.
+    pub public_url: Option<String>,
     /// Whether the IoT port speaks HTTPS.
     pub iot_tls: bool,
     /// Loads plugins again.

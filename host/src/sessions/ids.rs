@@ -67,6 +67,9 @@ pub struct RandomnessError(String);
 pub struct SessionId(Digits);
 
 impl SessionId {
+    /// No session's: for comparing where there is nothing to compare.
+    pub(crate) const NOBODY: Self = Self(Digits(0));
+
     /// The id that `text` spells, or nothing where it is not 1 to 12 decimal digits. Nothing is trimmed.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

@@ -43,6 +43,8 @@ use crate::{
 
 /// Of 10^digits ids, this part may be in use, so that guessing stays hard.
 const LIVE_PART: u64 = 10;
+/// Of 10^digits ids, when this part is in use a warning says so.
+const CROWDED_PART: u64 = 100;
 /// Of 10^digits ids, this part may be in use or rest, so that a new one is found at once.
 const TAKEN_PART: u64 = 2;
 /// So often another id is tried where the store refuses one.
@@ -65,6 +67,12 @@ pub enum Refused {
     /// Id, pin or client do not do.
     #[error("the session's credentials could not be validated")]
     Credentials,
+    /// Its source has had too many.
+    #[error("too many attempts; try again in {seconds} s")]
+    Limited {
+        /// Until then.
+        seconds: u64,
+    },
     /// A tenth of all ids is in use.
     #[error("no session id is free: a tenth of all {digits}-digit ids is in use; close sessions or raise sessions.id_digits")]
     NoFreeId {
@@ -131,6 +139,8 @@ pub struct Joined {
     pub now: u64,
     /// What its token is to say. Where the broker is in the host, that is the whole session: there the record is looked at, which can change.
     pub grant: Grant,
+    /// What the client comes back with.
+    pub resume: String,
 }
 
 /// The manager. One per host; shared by both ports and the broker.
@@ -142,6 +152,8 @@ pub struct Manager {
     /// Kept only where [`Manager::remember_joins`] was called.
     pub(super) joins: OnceLock<Joins>,
     stopping: AtomicBool,
+    /// Whether it was said that many ids are in use.
+    crowded: AtomicBool,
     /// Who hears of all sessions.
     pub(crate) ears: Ears,
     pub(super) timers: Timers,
@@ -171,6 +183,7 @@ impl Manager {
                 joins: OnceLock::new(),
                 resting: Resting::of(resting),
                 stopping: AtomicBool::new(false),
+                crowded: AtomicBool::new(false),
                 ears: Ears::default(),
                 timers: Timers::default(),
                 next_expiry: AtomicU64::new(0),
@@ -296,6 +309,13 @@ impl Manager {
         let live = self.directory.len();
         if live as u64 >= space / LIVE_PART {
             return Err(Refused::NoFreeId { digits });
+        }
+        let crowded = live as u64 + 1 >= space / CROWDED_PART;
+        if !self.crowded.swap(crowded, Ordering::Relaxed) && crowded {
+            tracing::warn!(
+                sessions = live + 1,
+                "a hundredth of all {digits}-digit ids is in use, so guesses meet one more often; at a tenth no session is created any more: close sessions or raise sessions.id_digits"
+            );
         }
         let now = clock.seconds();
         let (resting, first) = self.resting.count(now);

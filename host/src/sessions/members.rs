@@ -12,7 +12,7 @@ use conductor_abi::{
 use futures_util::{StreamExt, stream};
 
 use super::{
-    Caller, Manager, Pin, Session, SessionId,
+    Caller, Manager, Session, SessionId,
     event::What,
     manager::{Joined, Refused, to_its_end},
     world::count,
@@ -61,38 +61,13 @@ impl Session {
 }
 
 impl Manager {
-    /// Lets a client in that shows the pin. The caller has checked the name of the client.
-    ///
-    /// # Errors
-    /// [`Refused::Credentials`], the same for an unknown session and a wrong pin; [`Refused::Store`].
-    pub async fn join(
-        self: &Arc<Self>,
-        id: Option<SessionId>,
-        pin: Option<Pin>,
-        client_id: String,
-        caller: Caller,
-    ) -> Result<Joined, Refused> {
-        self.check_running()?;
-        let session = id.and_then(|id| self.get(id));
-        // One comparison in each case, so that the time tells nothing; a pin of -1 digits matches none.
-        let shown = pin.unwrap_or(Pin::NONE);
-        let right = session.as_ref().map_or(Pin::NEVER, |session| session.record().pin);
-        let matches = right.matches(shown);
-        let Some(session) = session.filter(|_| matches) else {
-            tracing::info!(session = id.map(tracing::field::display), %caller, "a join was refused");
-            return Err(Refused::Credentials);
-        };
-        let manager = self.clone();
-        to_its_end(async move { manager.join_session(&session, client_id, &caller).await }).await
-    }
-
     pub(super) async fn join_session(&self, session: &Arc<Session>, client_id: String, caller: &Caller) -> Result<Joined, Refused> {
         let grants = self.ask_conductor(session, &client_id, caller).await?;
         let before = session.record();
         let now = self.world.clock.seconds();
         let expires_at = now.saturating_add(self.world.grant_ttl.as_secs());
         let id = session.id();
-        let change = Change::Join { id, client_id: client_id.as_str().into(), expires_at, grants };
+        let change = Change::Join { id, client_id: client_id.as_str().into(), expires_at, grants, max_clients: self.world.max_clients };
         let record = session.change(change).await.map_err(|error| match Refused::from(error) {
             // Closed meanwhile: like any other session that is not there.
             Refused::NoSuchSession => Refused::Credentials,
@@ -113,14 +88,15 @@ impl Manager {
         }
         count(&self.world.counts.joins);
         tracing::info!(session = %id, client = client_id, %caller, "client joined");
+        let resume = self.world.joins.resume_of(&record, &client_id);
         let grant = if self.world.broker.link().is_some() { grant } else { Grant::whole_session(id) };
-        Ok(Joined { session: id, now, grant })
+        Ok(Joined { session: id, now, grant, resume })
     }
 
     /// Whether the client may join, and what it may do then where the conductor says so.
     async fn ask_conductor(&self, session: &Arc<Session>, client_id: &str, caller: &Caller) -> Result<Option<Grants>, Refused> {
         // The store looks again when it comes to it; here it spares the conductor a question that is answered already.
-        session.record().admits(client_id)?;
+        session.record().admits(client_id, self.world.max_clients)?;
         if !session.kind().wants(event::JOINING) {
             return Ok(None);
         }

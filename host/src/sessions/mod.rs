@@ -5,6 +5,7 @@ pub mod clock;
 mod closing;
 pub mod directory;
 pub(crate) mod ears;
+mod entering;
 pub mod event;
 mod hearing;
 mod holding;

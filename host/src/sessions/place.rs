@@ -19,6 +19,8 @@ use super::{
 use crate::{
     broker::{Broker, BrokerError, Ended, Endpoints, NoBroker},
     conductors::{catalog::Catalog, pool::Pool},
+    config::Settings,
+    joins::{Joins, Shown, secret::Secrets},
     store::{Applied, Change, Loaded, SavedState, Store, StoreError, StoredClient, StoredSession},
     tokens::grant::Grant,
 };
@@ -174,6 +176,8 @@ impl Place {
             store: Arc::new(Later(store)),
             clock: Clock::of(|| UNIX_EPOCH + Duration::from_secs(TIME.get())),
             grant_ttl: DAY,
+            max_clients: 1000,
+            joins: Joins::new(&Settings::load(None, std::iter::empty(), &[]).unwrap().0.joins, Secrets::of(&[7; 32])),
             max_state: 1 << 20,
             limits,
             id_digits,
@@ -203,7 +207,7 @@ impl Place {
     }
 
     pub(crate) fn join(&self, session: &str, client: &str) -> Result<(), Refused> {
-        let joining = self.manager.join(Some(id(session)), Some(pin()), client.to_owned(), Caller::host());
+        let joining = self.manager.join(Some(id(session)), Shown::Pin(Some(pin())), client.to_owned(), Caller::host());
         self.runtime.block_on(joining).map(drop)
     }
 

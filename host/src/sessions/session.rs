@@ -39,6 +39,7 @@ use crate::{
         lane::Lane,
         pool::{Job, Slot},
     },
+    joins::budget::PinBudget,
     store::{Change, SavedState, StoredSession},
 };
 
@@ -61,6 +62,8 @@ pub struct Session {
     kind: ArcSwap<Type>,
     world: Arc<World>,
     slow: AtomicBool,
+    /// How often its pin may still be guessed wrong.
+    pub(super) pin_budget: PinBudget,
     inner: Mutex<Inner>,
 }
 
@@ -129,7 +132,14 @@ impl Session {
             Err(reason) => (Conductor::Parked, Some(Parked::without_plugin(reason.clone(), world.clock.millis()))),
         };
         let inner = Inner { record, conductor, parked, state: State::Idle, phase, life: 0, hot: None };
-        Arc::new(Self { id: inner.record.id, kind: ArcSwap::new(kind), world, slow: AtomicBool::new(false), inner: Mutex::new(inner) })
+        Arc::new(Self {
+            id: inner.record.id,
+            kind: ArcSwap::new(kind),
+            world,
+            slow: AtomicBool::new(false),
+            pin_budget: PinBudget::default(),
+            inner: Mutex::new(inner),
+        })
     }
 
     /// Its number.

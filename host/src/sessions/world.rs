@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{Manager, clock::Clock, lifetimes::Limits};
-use crate::{broker::Broker, conductors::pool::Pool, store::Store};
+use crate::{broker::Broker, conductors::pool::Pool, joins::Joins, store::Store};
 
 /// Passed to every session; owned by the manager.
 pub struct World {
@@ -28,6 +28,10 @@ pub struct World {
     pub max_state: usize,
     /// How long sessions live whose types say nothing of it.
     pub limits: Limits,
+    /// How many clients may be in a session whose conductor says nothing of it.
+    pub max_clients: u32,
+    /// Who may join.
+    pub joins: Joins,
     /// Digits of new ids.
     pub id_digits: u8,
     /// Digits of new pins.

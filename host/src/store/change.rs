@@ -83,6 +83,7 @@ impl Change {
             | Self::Grant { id, .. }
             | Self::JoinRules { id, .. }
             | Self::Limits { id, .. }
+            | Self::Pin { id, .. }
             | Self::Labels { id, .. }
             | Self::Timer { id, .. }
             | Self::Fired { id, .. }
@@ -107,7 +108,7 @@ impl Change {
         };
         match self {
             Self::Close(_) => return Ok(None),
-            Self::Join { client_id, .. } => current.admits(client_id)?,
+            Self::Join { client_id, max_clients, .. } => current.admits(client_id, *max_clients)?,
             // So that of two who send it away at once, one knows that it was the other.
             Self::Leave { client_id, .. } if !current.has(client_id) => return Err(StoreError::NoSuchClient(current.id)),
             // Kept beside the record.
@@ -117,8 +118,11 @@ impl Change {
         let mut next = StoredSession::clone(current);
         let mut extra = next.extra.take().map_or_else(Extra::default, |extra| *extra);
         self.edit(&mut next.clients, &mut extra);
+        if let Self::Pin { pin, .. } = self {
+            next.pin = *pin;
+        }
         next.extra = (extra != Extra::default()).then(|| Box::new(extra));
-        if next.clients == current.clients && next.extra == current.extra {
+        if next.clients == current.clients && next.extra == current.extra && next.pin.matches(current.pin) {
             return Ok(Some(Arc::clone(current)));
         }
         next.revision += 1;
@@ -127,7 +131,7 @@ impl Change {
 
     fn edit(&self, clients: &mut Vec<StoredClient>, extra: &mut Extra) {
         match self {
-            Self::Create(_) | Self::Close(_) | Self::Save { .. } => {}
+            Self::Create(_) | Self::Close(_) | Self::Save { .. } | Self::Pin { .. } => {}
             Self::Join { client_id, expires_at, grants, .. } => {
                 extra.tokens_until = extra.tokens_until.max(join(clients, client_id, *expires_at));
                 if let Some(grants) = grants {
@@ -165,6 +169,7 @@ impl Change {
                 let was = clients.iter().find(|client| client.client_id() == Some(client_id)).map_or(0, StoredClient::expires_at);
                 extra.tokens_until = extra.tokens_until.max(was);
                 keep(clients, extra, |client| client.client_id() != Some(client_id));
+                extra.kicked.note(client_id);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What every store promises, run over each of them.
 
+mod joins;
 mod limits;
 
 use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
@@ -14,6 +15,7 @@ use super::{
     open,
 };
 use crate::sessions::{Pin, SessionId};
+use joins::*;
 use limits::*;
 
 /// Runs each function once per store, with a fresh place for it.
@@ -37,6 +39,9 @@ over_every_store! {
     a_client_may_do_what_was_said_last,
     rules_labels_and_timers_replace_what_was_said,
     limits_are_what_was_said_last,
+    a_pin_is_the_last_that_was_given,
+    who_was_sent_away_is_known_for_good,
+    a_session_is_full_where_its_conductor_says_so_and_else_where_the_join_does,
     tokens_that_the_list_does_not_tell_of_are_known_until_they_are_over,
     an_id_rests_until_its_last_token_is_over,
     a_record_takes_no_more_room_than_it_needs,
@@ -46,6 +51,11 @@ over_every_store! {
     shutdown_waits_for_what_is_queued,
     random_changes_agree_with_the_model,
 }
+
+/// The pin of each session, at first.
+pub(super) const FIRST_PIN: &str = "0424";
+/// How many clients may be in a session whose conductor says nothing; some tests have many.
+pub(super) const MOST: u32 = 1000;
 
 /// Where a store is opened, again and again.
 pub(super) struct Place {
@@ -85,7 +95,7 @@ pub(super) fn id(text: &str) -> SessionId {
 pub(super) fn session(number: &str) -> Arc<StoredSession> {
     Arc::new(StoredSession {
         id: id(number),
-        pin: Pin::parse("0424").unwrap(),
+        pin: Pin::parse(FIRST_PIN).unwrap(),
         type_name: "default".into(),
         created_at: 1_735_689_600_123,
         clients: Vec::new(),
@@ -108,7 +118,7 @@ pub(super) fn limits(number: &str, lifetime: Option<u64>, empty_timeout: Option<
 }
 
 pub(super) fn join(number: &str, client: &str, expires_at: u64) -> Change {
-    Change::Join { id: id(number), client_id: client.into(), expires_at, grants: None }
+    Change::Join { id: id(number), client_id: client.into(), expires_at, grants: None, max_clients: MOST }
 }
 
 pub(super) fn expire(number: &str, now: u64) -> Change {
@@ -125,6 +135,10 @@ pub(super) fn grant(number: &str, client: &str, grants: Grants) -> Change {
 
 pub(super) fn rules(number: &str, locked: Option<bool>, max_clients: Option<u32>) -> Change {
     Change::JoinRules { id: id(number), locked, max_clients }
+}
+
+pub(super) fn pin(number: &str, pin: &str) -> Change {
+    Change::Pin { id: id(number), pin: Pin::parse(pin).unwrap() }
 }
 
 pub(super) fn labels(number: &str, labels: BTreeMap<String, String>) -> Change {
@@ -221,7 +235,8 @@ fn a_value_that_is_no_string_matches_nothing(place: &Place) {
 fn a_client_may_do_what_was_said_last(place: &Place) {
     let (store, _) = place.open();
     let grants = |record: &StoredSession, client: &str| record.extra.as_ref().and_then(|extra| extra.grants.get(client)).cloned();
-    let joining = |topics| Change::Join { id: id("1"), client_id: "a".into(), expires_at: 9, grants: Some(publishing(topics)) };
+    let joining =
+        |topics| Change::Join { id: id("1"), client_id: "a".into(), expires_at: 9, grants: Some(publishing(topics)), max_clients: MOST };
     done(&store, create("1"));
     assert_eq!(grants(&done(&store, joining(&["x"])), "a"), Some(publishing(&["x"])));
     assert_eq!(grants(&done(&store, join("1", "a", 10)), "a"), Some(publishing(&["x"])), "stays where nothing is said");

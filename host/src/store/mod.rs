@@ -76,8 +76,42 @@ pub struct Extra {
     pub lifetime: Option<u64>,
     /// How long it may be without clients, in milliseconds; 0 is for ever, nothing is as the settings say.
     pub empty_timeout: Option<u64>,
+    /// Who was sent away, for resume tokens from before.
+    pub kicked: Kicked,
     /// Keys of the stored object that this version does not know, written back as they were.
     pub rest: Map<String, Value>,
+}
+
+/// The most clients of which a session's record says that they were sent away.
+const MAX_KICKED: usize = 1000;
+
+/// Who was sent away from a session. A resume token says how often that had happened when it was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kicked {
+    /// How often somebody was sent away.
+    pub count: u64,
+    /// Tokens with a smaller count are void, whosever they are: beyond 1,000 names the one that was noted first is forgotten, at the cost of these.
+    pub floor: u64,
+    /// The client's tokens with a smaller count are void.
+    pub clients: BTreeMap<Box<str>, u64>,
+}
+
+impl Kicked {
+    /// Notes one more.
+    fn note(&mut self, client_id: &str) {
+        self.count += 1;
+        self.clients.insert(client_id.into(), self.count);
+        if self.clients.len() > MAX_KICKED
+            && let Some((first, count)) = self.clients.iter().min_by_key(|(_, count)| **count).map(|(name, count)| (name.clone(), *count))
+        {
+            self.clients.remove(&first);
+            self.floor = self.floor.max(count);
+        }
+    }
+
+    fn lets(&self, client_id: &str, count: u64) -> bool {
+        count >= self.floor.max(self.clients.get(client_id).copied().unwrap_or(0))
+    }
 }
 
 /// A timer that is set.
@@ -113,23 +147,33 @@ impl StoredSession {
         self.clients.iter().any(|client| client.client_id() == Some(client_id))
     }
 
-    /// Whether a client of this name may join: one that is in the session always may.
+    /// How often somebody was sent away.
+    #[must_use]
+    pub fn kicks(&self) -> u64 {
+        self.extra.as_ref().map_or(0, |extra| extra.kicked.count)
+    }
+
+    /// Whether a resume token of this client with this count is good: it was not sent away since.
+    #[must_use]
+    pub fn may_resume(&self, client_id: &str, count: u64) -> bool {
+        self.extra.as_ref().is_none_or(|extra| extra.kicked.lets(client_id, count))
+    }
+
+    /// Whether a client of this name may join: one that is in the session always may. `most` is how many clients may be in it where its conductor has not said so.
     ///
     /// # Errors
     /// [`StoreError::Locked`], [`StoreError::Full`].
-    pub fn admits(&self, client_id: &str) -> Result<(), StoreError> {
-        let Some(extra) = &self.extra else { return Ok(()) };
+    pub fn admits(&self, client_id: &str, most: u32) -> Result<(), StoreError> {
         if self.has(client_id) {
             return Ok(());
         }
-        if extra.locked {
+        let extra = self.extra.as_ref();
+        if extra.is_some_and(|extra| extra.locked) {
             return Err(StoreError::Locked(self.id));
         }
         let clients = self.clients.iter().filter(|client| client.client_id().is_some()).count();
-        match extra.max_clients {
-            Some(most) if clients >= most as usize => Err(StoreError::Full(self.id)),
-            _ => Ok(()),
-        }
+        let most = extra.and_then(|extra| extra.max_clients).unwrap_or(most);
+        if clients < most as usize { Ok(()) } else { Err(StoreError::Full(self.id)) }
     }
 
     /// When the latest token that was issued for this session ends, in seconds since the Unix epoch; 0 where there was none, or none that is still known.
@@ -202,6 +246,8 @@ pub enum Change {
         expires_at: u64,
         /// What it may do from now on, where its conductor has said so now: in place of what was said before, which stays otherwise.
         grants: Option<Grants>,
+        /// How many clients may be in the session where its conductor has not said so.
+        max_clients: u32,
     },
     /// What a client may do. Nothing happens where the client is not in the session.
     Grant {
@@ -229,6 +275,13 @@ pub enum Change {
         lifetime: Option<u64>,
         /// As [`Extra::empty_timeout`].
         empty_timeout: Option<u64>,
+    },
+    /// Another pin, in place of the one before.
+    Pin {
+        /// Which session.
+        id: SessionId,
+        /// What devices show from now on.
+        pin: Pin,
     },
     /// The labels, in place of those before.
     Labels {
@@ -272,7 +325,7 @@ pub enum Change {
         /// The time to compare with.
         now: u64,
     },
-    /// One client leaves. Refused with [`StoreError::NoSuchClient`] where it is not in the session.
+    /// One client is sent away: it leaves, and its resume tokens of before are void ([`Kicked`]). Refused with [`StoreError::NoSuchClient`] where it is not in the session.
     Leave {
         /// Which session.
         id: SessionId,

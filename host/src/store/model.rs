@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::{
     Applied, Change, Extra, SavedState, StoreError, StoredClient, StoredSession, StoredTimer,
-    contract::{create_at, expire, grant, id, join, labels, leave, limits, rules, save, timer},
+    contract::{FIRST_PIN, MOST, create_at, expire, grant, id, join, labels, leave, limits, pin, rules, save, timer},
 };
 use crate::sessions::SessionId;
 
@@ -20,6 +20,7 @@ pub(super) enum Op {
     Grant(u8, u8, u8),
     Rules(u8, Option<bool>, Option<u32>),
     Limits(u8, Option<u64>, Option<u64>),
+    Pin(u8, u8),
     Labels(u8, u8),
     Timer(u8, u8, Option<StoredTimer>),
     Fired(u8, u8, StoredTimer, Option<StoredTimer>),
@@ -38,6 +39,7 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         2 => (session.clone(), client.clone(), few.clone()).prop_map(|(s, c, g)| Op::Grant(s, c, g)),
         1 => (session.clone(), any::<Option<bool>>(), prop::option::of(0..3_u32)).prop_map(|(s, l, m)| Op::Rules(s, l, m)),
         1 => (session.clone(), prop::option::of(0..2_u64), prop::option::of(0..2_u64)).prop_map(|(s, l, e)| Op::Limits(s, l, e)),
+        1 => (session.clone(), few.clone()).prop_map(|(s, p)| Op::Pin(s, p)),
         1 => (session.clone(), few.clone()).prop_map(|(s, l)| Op::Labels(s, l)),
         2 => (session.clone(), few.clone(), prop::option::of(some_timer.clone())).prop_map(|(s, n, t)| Op::Timer(s, n, t)),
         2 => (session.clone(), few, some_timer.clone(), prop::option::of(some_timer)).prop_map(|(s, n, t, next)| Op::Fired(s, n, t, next)),
@@ -58,6 +60,10 @@ fn grants(which: u8) -> Grants {
     grants
 }
 
+fn pin_of(which: u8) -> String {
+    format!("{which}42")
+}
+
 /// As many as `which`.
 fn pairs(which: u8) -> BTreeMap<String, String> {
     (0..which).map(|n| (format!("label {n}"), which.to_string())).collect()
@@ -76,6 +82,7 @@ impl Op {
             | Self::Grant(s, ..)
             | Self::Rules(s, ..)
             | Self::Limits(s, ..)
+            | Self::Pin(s, _)
             | Self::Labels(s, _)
             | Self::Timer(s, ..)
             | Self::Fired(s, ..)
@@ -92,11 +99,12 @@ impl Op {
             Self::Close(_) => Change::Close(id(s)),
             Self::Join(_, c, t, None) => join(s, &c.to_string(), *t),
             Self::Join(_, c, t, Some(g)) => {
-                Change::Join { id: id(s), client_id: c.to_string().into(), expires_at: *t, grants: Some(grants(*g)) }
+                Change::Join { id: id(s), client_id: c.to_string().into(), expires_at: *t, grants: Some(grants(*g)), max_clients: MOST }
             }
             Self::Grant(_, c, g) => grant(s, &c.to_string(), grants(*g)),
             Self::Rules(_, l, m) => rules(s, *l, *m),
             Self::Limits(_, l, e) => limits(s, *l, *e),
+            Self::Pin(_, p) => pin(s, &pin_of(*p)),
             Self::Labels(_, l) => labels(s, pairs(*l)),
             Self::Timer(_, n, t) => timer(s, &n.to_string(), *t),
             Self::Fired(_, n, t, next) => Change::Fired { id: id(s), name: n.to_string().into(), timer: *t, next: *next },
@@ -112,6 +120,7 @@ pub(super) type Clients = Vec<(String, u64)>;
 /// A session as the model sees it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Row {
+    pub(super) pin: String,
     pub(super) revision: u64,
     pub(super) clients: Clients,
     pub(super) extra: Extra,
@@ -121,7 +130,7 @@ impl Row {
     pub(super) fn of(session: &StoredSession) -> Self {
         let extra = session.extra.as_deref().cloned();
         assert_ne!(extra, Some(Extra::default()), "nothing is kept as something");
-        Self { revision: session.revision, clients: names(session), extra: extra.unwrap_or_default() }
+        Self { pin: session.pin.reveal(), revision: session.revision, clients: names(session), extra: extra.unwrap_or_default() }
     }
 }
 
@@ -155,7 +164,7 @@ impl Model {
                 return Err("resting");
             }
             self.resting.retain(|_, until| *until > *t);
-            self.rows.insert(s, Row::default());
+            self.rows.insert(s, Row { pin: FIRST_PIN.to_owned(), ..Row::default() });
         }
         let row = self.rows.get_mut(&s).ok_or("no such session")?;
         let before = row.clone();
@@ -176,7 +185,7 @@ impl Model {
                 if new && row.extra.locked {
                     return Err("locked");
                 }
-                if new && row.extra.max_clients.is_some_and(|most| row.clients.len() >= most as usize) {
+                if new && row.clients.len() >= row.extra.max_clients.unwrap_or(MOST) as usize {
                     return Err("full");
                 }
                 match row.clients.iter().position(|(known, _)| *known == name) {
@@ -201,6 +210,7 @@ impl Model {
                 row.extra.lifetime = l.or(row.extra.lifetime);
                 row.extra.empty_timeout = e.or(row.extra.empty_timeout);
             }
+            Op::Pin(_, p) => row.pin = pin_of(*p),
             Op::Labels(_, l) => row.extra.labels = pairs(*l),
             Op::Timer(_, n, t) => {
                 row.extra.timers.retain(|name, _| **name != *n.to_string());
@@ -223,6 +233,8 @@ impl Model {
             Op::Leave(_, c) => {
                 let at = row.clients.iter().position(|(name, _)| *name == c.to_string()).ok_or("no such client")?;
                 row.extra.tokens_until = row.extra.tokens_until.max(row.clients.remove(at).1);
+                row.extra.kicked.count += 1;
+                row.extra.kicked.clients.insert(c.to_string().into(), row.extra.kicked.count);
             }
         }
         // Whatever was said of strangers, or says nothing.

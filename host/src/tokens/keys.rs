@@ -276,14 +276,23 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Writes a new ES256 key to `path`, unless a file is there by then: a host that started at the same time may have won.
+/// Writes a new ES256 key to `path`.
 fn create(path: &Path) -> Result<(), KeyProblem> {
     let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).map_err(|_| KeyProblem::Library)?;
     let text = pem::encode_config(&Pem::new("PRIVATE KEY", pkcs8.as_ref()), EncodeConfig::new().set_line_ending(LineEnding::LF));
+    create_private(path, text.as_bytes())
+}
+
+/// Writes a file that its owner alone may read, complete and synced before it has its name, unless a file is there by then: a host that started at the same time may
+/// have won.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn create_private(path: &Path, content: &[u8]) -> Result<(), KeyProblem> {
     let folder = folder_of(path);
     // Of mode 0600 from its creation.
-    let mut file = tempfile::Builder::new().prefix(".token-key-").tempfile_in(folder).map_err(KeyProblem::Write)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(KeyProblem::Write)?;
+    let mut file = tempfile::Builder::new().prefix(".key-").tempfile_in(folder).map_err(KeyProblem::Write)?;
+    file.write_all(content).and_then(|()| file.as_file().sync_all()).map_err(KeyProblem::Write)?;
     match file.persist_noclobber(path) {
         Ok(_) => sync_folder(folder).map_err(KeyProblem::Write),
         Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -292,13 +301,13 @@ fn create(path: &Path) -> Result<(), KeyProblem> {
 }
 
 #[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
 /// Windows has no such call; its file systems journal the rename.
 #[cfg(not(unix))]
-fn sync_folder(_folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(_folder: &Path) -> io::Result<()> {
     Ok(())
 }
 

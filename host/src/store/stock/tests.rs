@@ -6,7 +6,7 @@ use serde_json::Map;
 
 use super::*;
 use crate::store::{
-    Change, Extra, Loaded, StoredClient, StoredTimer,
+    Change, Extra, Kicked, Loaded, StoredClient, StoredTimer,
     contract::{id, save, saved, session, wait},
     lock::LockError,
     open,
@@ -41,6 +41,7 @@ fn everything(number: u64) -> StoredSession {
         tokens_until: 1_735_776_000,
         lifetime: Some(0),
         empty_timeout: Some(60_000),
+        kicked: Kicked { count: 2, floor: 0, clients: BTreeMap::from([("gone".into(), 2)]) },
         rest,
     };
     let clients = vec![joined("phone", 9), StoredClient::Foreign(serde_json::Value::Null), joined("späce 1", u64::from(u32::MAX))];

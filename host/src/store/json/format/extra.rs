@@ -8,7 +8,8 @@
 //! "timers": {"round": {"due": "2025-01-01T00:00:00.000Z", "every": 1000}},
 //! "lifetime": 3600000,
 //! "empty_timeout": 60000,
-//! "tokens_until": 1735776000
+//! "tokens_until": 1735776000,
+//! "kicked": {"count": 3, "floor": 0, "clients": {"phone": 3}}
 //! ```
 //! The times behind `timers` are milliseconds, milliseconds, and seconds since the Unix epoch.
 //!
@@ -25,14 +26,16 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Map, Value};
 
 use super::{Time, millis};
-use crate::store::{Extra, StoredClient, StoredTimer};
+use crate::store::{Extra, Kicked, StoredClient, StoredTimer};
 
 /// The keys, in the order they are written.
-pub(super) const KEYS: [&str; 8] = ["labels", "locked", "max_clients", "grants", "timers", "lifetime", "empty_timeout", "tokens_until"];
+pub(super) const KEYS: [&str; 9] =
+    ["labels", "locked", "max_clients", "grants", "timers", "lifetime", "empty_timeout", "tokens_until", "kicked"];
 
 /// Takes the keys out of a session's `fields`; what is left in there is kept as it is.
 pub(super) fn take(mut fields: Map<String, Value>, clients: &[StoredClient]) -> Result<Option<Box<Extra>>, String> {
-    let [labels, locked, max_clients, grants, timers, lifetime, empty_timeout, tokens_until] = KEYS.map(|key| fields.shift_remove(key));
+    let [labels, locked, max_clients, grants, timers, lifetime, empty_timeout, tokens_until, kicked] =
+        KEYS.map(|key| fields.shift_remove(key));
     let mut grants: BTreeMap<Box<str>, Grants> =
         entries(grants, "its `grants` is not an object of clients, each with lists of texts in `subscribe` and `publish`", granted)?;
     if !grants.is_empty() {
@@ -61,6 +64,11 @@ pub(super) fn take(mut fields: Map<String, Value>, clients: &[StoredClient]) -> 
         lifetime: number(lifetime, "its `lifetime` is not a whole number of milliseconds")?,
         empty_timeout: number(empty_timeout, "its `empty_timeout` is not a whole number of milliseconds")?,
         tokens_until: number(tokens_until, "its `tokens_until` is not a whole number of seconds")?.unwrap_or_default(),
+        kicked: match kicked {
+            None => Kicked::default(),
+            Some(value) => sent_away(value)
+                .ok_or("its `kicked` is not an object with whole numbers in `count`, `floor` and, by client, in `clients`")?,
+        },
         rest: fields,
     };
     Ok((extra != Extra::default()).then(|| Box::new(extra)))
@@ -99,6 +107,13 @@ fn granted(value: Value) -> Option<Grants> {
     fields.is_empty().then_some(grants)
 }
 
+fn sent_away(value: Value) -> Option<Kicked> {
+    let Value::Object(mut fields) = value else { return None };
+    let (count, floor) = (fields.shift_remove("count")?.as_u64()?, fields.shift_remove("floor")?.as_u64()?);
+    let clients = entries(fields.shift_remove("clients"), "", |value| value.as_u64()).ok()?;
+    fields.is_empty().then_some(Kicked { count, floor, clients })
+}
+
 fn timer(value: Value) -> Option<StoredTimer> {
     let Value::Object(mut fields) = value else { return None };
     let due = millis(fields.shift_remove("due")?.as_str()?)?;
@@ -135,7 +150,23 @@ pub(super) fn write<M: SerializeMap>(extra: &Extra, object: &mut M) -> Result<()
     if extra.tokens_until > 0 {
         object.serialize_entry(KEYS[7], &extra.tokens_until)?;
     }
+    if extra.kicked != Kicked::default() {
+        object.serialize_entry(KEYS[8], &SentAway(&extra.kicked))?;
+    }
     Ok(())
+}
+
+struct SentAway<'a>(&'a Kicked);
+
+impl Serialize for SentAway<'_> {
+    fn serialize<S: Serializer>(&self, json: S) -> Result<S::Ok, S::Error> {
+        let Kicked { count, floor, clients } = self.0;
+        let mut object = json.serialize_map(None)?;
+        object.serialize_entry("count", count)?;
+        object.serialize_entry("floor", floor)?;
+        object.serialize_entry("clients", clients)?;
+        object.end()
+    }
 }
 
 struct Timers<'a>(&'a BTreeMap<Box<str>, StoredTimer>);

@@ -46,6 +46,7 @@ fn everything() -> Extra {
         lifetime: Some(0),
         empty_timeout: Some(60_000),
         tokens_until: 7,
+        kicked: Kicked { count: 3, floor: 1, clients: [("phone".into(), 3)].into() },
         rest: json!({"x": [1]}).as_object().cloned().unwrap(),
     }
 }
@@ -79,6 +80,13 @@ fn the_keys_stand_behind_the_others_and_before_the_unknown_ones() {
         "lifetime": 0,
         "empty_timeout": 60000,
         "tokens_until": 7,
+        "kicked": {
+            "count": 3,
+            "floor": 1,
+            "clients": {
+                "phone": 3
+            }
+        },
         "x": [
             1
         ]
@@ -116,6 +124,11 @@ fn what_would_be_a_guess_is_refused_without_its_value() {
         ("locked", r#""hunter2""#, "neither true nor false"),
         ("locked", "null", "neither true nor false"),
         ("locked", "1", "neither true nor false"),
+        ("kicked", r#"["hunter2"]"#, "an object with whole numbers"),
+        ("kicked", "{}", "an object with whole numbers"),
+        ("kicked", r#"{"count": 1, "floor": "hunter2", "clients": {}}"#, "an object with whole numbers"),
+        ("kicked", r#"{"count": 1, "floor": 0, "clients": {"a": "hunter2"}}"#, "an object with whole numbers"),
+        ("kicked", r#"{"count": 1, "floor": 0, "clients": {}, "hunter2": 1}"#, "an object with whole numbers"),
         ("max_clients", r#""hunter2""#, whole),
         ("max_clients", "null", whole),
         ("max_clients", "-1", whole),
@@ -177,11 +190,13 @@ fn any_extra() -> impl Strategy<Value = Extra> {
         prop::collection::btree_map(any::<String>().prop_map(Box::<str>::from), timer, 0..3),
         prop::collection::btree_map("[a-z]{1,2}", prop::sample::select(vec![json!(null), json!({"a": [1.5]}), json!("x")]), 0..3),
     );
-    let numbers = (any::<Option<u64>>(), any::<Option<u64>>(), any::<u64>());
+    let kicked = (any::<u64>(), any::<u64>(), prop::collection::btree_map(any::<String>().prop_map(Box::<str>::from), any::<u64>(), 0..3))
+        .prop_map(|(count, floor, clients)| Kicked { count, floor, clients });
+    let numbers = (any::<Option<u64>>(), any::<Option<u64>>(), any::<u64>(), kicked);
     (maps, any::<bool>(), any::<Option<u32>>(), numbers).prop_map(|((labels, grants, timers, rest), locked, max_clients, numbers)| {
         let rest = rest.into_iter().filter(|(key, _)| key != "id").collect();
-        let (lifetime, empty_timeout, tokens_until) = numbers;
-        Extra { labels, locked, max_clients, grants, timers, lifetime, empty_timeout, tokens_until, rest }
+        let (lifetime, empty_timeout, tokens_until, kicked) = numbers;
+        Extra { labels, locked, max_clients, grants, timers, lifetime, empty_timeout, tokens_until, kicked, rest }
     })
 }
 
