@@ -5,11 +5,10 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
 use tracing::level_filters::LevelFilter;
@@ -102,7 +101,8 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             (None, None) => Arc::new(NoBroker),
         };
         let restored = loaded.sessions.len();
-        let joins = Joins::new(&settings.joins, secrets);
+        let budgets = settings.state.dir.join("join-budgets");
+        let joins = Joins::new(&settings.joins, secrets).kept_in(budgets.clone());
         let manager = Manager::new(Catalog::new(types), loaded, |manager| World {
             pool: pool.clone(),
             broker: broker.clone(),
@@ -118,7 +118,6 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             manager,
             counts: Counts::default(),
         });
-        let budgets = settings.state.dir.join("join-budgets");
         restore_budgets(&manager, &budgets);
         let services = Services::new(&manager, wanted_services);
         let reloader = Reloader::new(source, settings.clone(), libraries, manager.clone(), services.clone(), dev);
@@ -175,7 +174,7 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
         let (admin_tls, iot_tls) = (tls.clone().filter(|_| settings.admin.tls), tls.filter(|_| settings.iot.tls));
         let admin = tokio::spawn(serve::serve(admin, admin_router, serve::Limits::trusted(), admin_tls, stopping_admin));
         let iot = tokio::spawn(serve::serve(iot, iot_router, serve::Limits::public(), iot_tls, stopping.clone()));
-        let main_loop = tokio::spawn(periodic(&manager, &budgets).run(stopping));
+        let main_loop = tokio::spawn(periodic(&manager).run(stopping));
         let mut signals = Signals::new()?;
         if let Some(file) = ready_file {
             write_ready_file(file, &addresses).map_err(|e| format!("the ready file {} cannot be written: {e}", file.display()))?;
@@ -197,7 +196,7 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             let _ = tokio::join!(end_in_order(), iot, main_loop);
             broker.shutdown().await;
             store.shutdown().await;
-            if let Err(error) = saved::write(&budgets, &manager.pin_budgets()) {
+            if let Err(error) = manager.keep_pin_budgets() {
                 tracing::error!(%error, "the budgets of pins were not saved: what failed in the last seconds is forgotten");
             }
             // Last, so that it can say until the end that the host is draining.
@@ -304,33 +303,18 @@ fn restore_budgets(manager: &Manager, file: &Path) {
     manager.restore_pin_budgets(found);
 }
 
-/// Says which pins have come to be guarded, and saves the budgets where they have changed since the last time.
-fn keep_budgets(manager: &Arc<Manager>, file: &Path) -> impl FnMut() -> BoxFuture<'static, Result<(), Failed>> + Send + use<> {
-    let (manager, file, last) = (manager.clone(), file.to_owned(), Arc::new(Mutex::new(manager.pin_budgets())));
-    move || {
-        let (manager, file, last) = (manager.clone(), file.clone(), last.clone());
-        let look = move || -> Result<(), Failed> {
-            manager.tell_guarded_pins();
-            let budgets = manager.pin_budgets();
-            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-            if *last != budgets {
-                saved::write(&file, &budgets).map_err(|e| format!("{} cannot be written: {e}", file.display()))?;
-                *last = budgets;
-            }
-            Ok(())
-        };
-        Box::pin(async move { tokio::task::spawn_blocking(look).await? })
-    }
-}
-
-fn periodic(manager: &Arc<Manager>, budgets: &Path) -> MainLoop {
-    let summing = manager.clone();
+fn periodic(manager: &Arc<Manager>) -> MainLoop {
+    let (summing, keeping) = (manager.clone(), manager.clone());
     let mut main_loop = MainLoop::new();
     main_loop.every("log a summary", MINUTE, move || {
         summary(&summing);
         async { Ok(()) }
     });
-    main_loop.every("keep the budgets of pins", saved::PERIOD, keep_budgets(manager, budgets));
+    main_loop.every("keep the budgets of pins", saved::PERIOD, move || {
+        keeping.tell_guarded_pins();
+        let keeping = keeping.clone();
+        async move { Ok(tokio::task::spawn_blocking(move || keeping.keep_pin_budgets()).await??) }
+    });
     main_loop
 }
 

@@ -210,6 +210,26 @@ fn the_host_is_told_who_asks_and_for_what() {
     }
 }
 
+#[test]
+fn each_device_behind_it_has_its_own_budget() {
+    let options = HostOptions::default().set("joins.exempt", json!("")).set("iot.trusted_proxies", json!("127.0.0.1"));
+    let host = Host::start(options);
+    let nginx = Nginx::in_front_of(&host);
+    let session = host.create("default");
+    let url = format!("https://{}/v1/sessions/{}/join", nginx.iot, session.id);
+    // What a device writes itself stands before nginx's own word, and is not looked at.
+    let join = |from: &str, pin: &str| {
+        let body = json!({"client": "a", "pin": pin}).to_string();
+        curl(&nginx.ca, &["--interface", from, "-H", "X-Forwarded-For: 192.0.2.1", "--data-binary", &body, &url]).status
+    };
+    let guessed: Vec<u16> = (0..10).map(|_| join("127.0.0.2", "1")).collect();
+    assert_eq!(guessed, [403; 10]);
+    assert_eq!(join("127.0.0.2", &session.pin), 429);
+    assert_eq!(http::post(host.admin, &format!("/v1/sessions/{}/pin/open", session.id), "").status, 204);
+    assert_eq!(join("127.0.0.3", &session.pin), 200);
+    assert!(host.log().contains("iot 127.0.0.3"), "the log says who it was");
+}
+
 /// As the setting `mqtt.username` has it where nothing is said.
 const DEVICE: Habits = Habits { name: "a device", client_id: "client", username: "session", qos: 1, tls_1_2: false };
 

@@ -4,7 +4,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use conductor_tests::{Host, HostOptions, Response, http, request, run_refused, until};
+use conductor_tests::{Host, HostOptions, Response, host::run_refused, http, request, until};
 use serde_json::{Value, json};
 
 /// With the budgets that devices meet.

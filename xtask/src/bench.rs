@@ -6,6 +6,7 @@ mod author;
 mod containment;
 mod restart;
 mod store;
+mod timing;
 
 use std::{
     error::Error,
@@ -36,13 +37,18 @@ pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
             restart::run(&Bench::new()?, count.first())?;
             return Ok(ExitCode::SUCCESS);
         }
+        [name, samples @ ..] if name == "timing" && samples.len() <= 1 => {
+            build()?;
+            timing::run(&Bench::new()?, samples.first())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         [name, options @ ..] if name == "store" => return store::run(options),
         _ => {}
     }
     let all = ["size", "memory", "requests", "blocking", "containment"];
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
         return Err(format!(
-            "there is no benchmark {unknown:?}; there are: {}, and by itself abi, author, restart or store",
+            "there is no benchmark {unknown:?}; there are: {}, and by itself abi, author, restart, store or timing",
             all.join(", ")
         )
         .into());
@@ -102,6 +108,7 @@ impl Drop for Running {
 struct Host {
     process: Running,
     admin: String,
+    iot: String,
 }
 
 impl Bench {
@@ -115,7 +122,7 @@ impl Bench {
         fs::create_dir_all(&self.scratch)?;
         let plugin = |name: &str| self.release.join(name).display().to_string();
         let settings = format!(
-            "[admin]\nlisten = \"127.0.0.1:0\"\n[iot]\nlisten = \"127.0.0.1:0\"\n[sessions]\nid_digits = 9\n{more}\n[store]\nurl = \"memory:\"\n\
+            "[admin]\nlisten = \"127.0.0.1:0\"\n[iot]\nlisten = \"127.0.0.1:0\"\ntrusted_proxies = \"127.0.0.1\"\n[sessions]\nid_digits = 9\n{more}\n[store]\nurl = \"memory:\"\n\
              [mqtt]\nlisten = \"127.0.0.1:0\"\nwebsocket_listen = \"\"\n[log]\nlevel = \"error\"\n\
              [types.default]\nplugin = {:?}\n[types.faulty]\nplugin = {:?}\n[types.raw]\nplugin = {:?}\n",
             plugin("conductor_default"),
@@ -138,7 +145,8 @@ impl Bench {
         }
         let addresses: serde_json::Value = serde_json::from_str(&fs::read_to_string(ready)?)?;
         let admin = addresses["admin"].as_str().ok_or("no admin address")?.to_owned();
-        Ok(Host { process, admin })
+        let iot = addresses["iot"].as_str().ok_or("no IoT address")?.to_owned();
+        Ok(Host { process, admin, iot })
     }
 
     fn size(&self, root: &Path) -> Outcome<()> {

@@ -18,7 +18,7 @@ pub(super) async fn open(
     PathId(id): PathId,
 ) -> Result<StatusCode, Problem> {
     let session = id.and_then(|id| ports.manager.get(id)).ok_or(Refused::NoSuchSession)?;
-    ports.manager.open_pin(&session, &Caller::at(Port::Admin, peer))?;
+    ports.manager.open_pin(&session, Caller::at(Port::Admin, peer)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -23,15 +23,18 @@ use std::{
     collections::{HashSet, hash_map::RandomState},
     fmt,
     hash::BuildHasher,
+    io,
     net::IpAddr,
+    path::PathBuf,
     sync::{
-        Mutex,
+        Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use self::{
     budget::{PinBudget, PinLimits, Rate},
+    saved::Saved,
     secret::{Bound, Secrets},
     sources::{Rates, Sources},
 };
@@ -109,6 +112,9 @@ pub struct Joins {
     hash: RandomState,
     /// What was counted.
     pub counts: Counts,
+    /// Where budgets are kept over a restart, and what is there.
+    file: Option<PathBuf>,
+    kept: Mutex<Option<Vec<Saved>>>,
     /// Sessions of which it was said that their pin is guarded.
     told: Mutex<HashSet<SessionId>>,
 }
@@ -134,8 +140,32 @@ impl Joins {
             stand_ins: (0..STAND_INS).map(|_| PinBudget::default()).collect(),
             hash: RandomState::new(),
             counts: Counts::default(),
+            file: None,
+            kept: Mutex::default(),
             told: Mutex::default(),
         }
+    }
+
+    /// Keeps the budgets of pins in this file.
+    #[must_use]
+    pub fn kept_in(self, file: PathBuf) -> Self {
+        Self { file: Some(file), ..self }
+    }
+
+    /// Keeps them as they are now, where that is not what is in the file. Blocks.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn keep(&self, budgets: impl FnOnce() -> Vec<Saved>) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        // Taken before the look, so that of two that keep at once the later has what is newer.
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let budgets = budgets();
+        if kept.as_ref() != Some(&budgets) {
+            saved::write(file, &budgets).map_err(|e| io::Error::new(e.kind(), format!("{} cannot be written: {e}", file.display())))?;
+            *kept = Some(budgets);
+        }
+        Ok(())
     }
 
     /// Whether `client_id` may come in, who shows this from there. `session` is the one of that id, where there is one. `now` is in milliseconds.
@@ -235,7 +265,7 @@ impl Joins {
     /// Says of which sessions the pin has come to be guarded since the last time. Apart from the joins themselves: a line in the log would take them time,
     /// and only where there is a session.
     pub(crate) fn tell_guarded<'a>(&self, budgets: impl Iterator<Item = (SessionId, &'a PinBudget)>, now: u64) {
-        let mut told = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::take(&mut *told);
         for (id, budget) in budgets.filter(|(_, budget)| self.is_guarded(budget, now)) {
             told.insert(id);

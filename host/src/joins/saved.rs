@@ -1,6 +1,6 @@
 //! What is kept of the budgets of pins over a restart: else a restart would give every guesser new tries.
 //!
-//! The file is replaced as a whole, every [`PERIOD`] while something changes and at the end of the host. A crash loses what failed since the last time, so at most what
+//! The file is replaced as a whole, every [`PERIOD`] while something changes, when an administrator opens or rotates a pin, and at the end of the host. A crash loses what failed since the last time, so at most what
 //! a pin's budget allows at once. Only budgets of sessions that are there are in it, and none of one that is as new.
 
 use std::{fs, io, io::Write as _, path::Path, time::Duration};

@@ -1,6 +1,6 @@
 //! Who comes in, and what opens a session: its pin, its link, what a client comes back with.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use super::{
     Caller, Manager, Pin, Session, SessionId,
@@ -11,7 +11,7 @@ use crate::{
         Candidate, Denied, Shown,
         saved::{Found, Saved},
     },
-    store::Change,
+    store::{Change, StoreError},
 };
 
 impl From<Denied> for Refused {
@@ -64,12 +64,36 @@ impl Manager {
     /// Gives a session's pin a whole budget again.
     ///
     /// # Errors
-    /// [`Refused::Stopping`].
-    pub fn open_pin(&self, session: &Session, caller: &Caller) -> Result<(), Refused> {
+    /// [`Refused::Store`] where that could not be kept; the budget is then as it was.
+    pub async fn open_pin(self: &Arc<Self>, session: &Arc<Session>, caller: Caller) -> Result<(), Refused> {
         self.check_running()?;
-        session.pin_budget.refill();
-        tracing::info!(session = %session.id(), %caller, "the pin was opened");
-        Ok(())
+        let (manager, session) = (self.clone(), session.clone());
+        to_its_end(async move {
+            let before = session.pin_budget.word();
+            session.pin_budget.refill();
+            if let Err(error) = manager.keep_pin_budgets_now().await {
+                session.pin_budget.set(before);
+                return Err(error);
+            }
+            tracing::info!(session = %session.id(), %caller, "the pin was opened");
+            Ok(())
+        })
+        .await
+    }
+
+    async fn keep_pin_budgets_now(self: &Arc<Self>) -> Result<(), Refused> {
+        let manager = self.clone();
+        let kept = tokio::task::spawn_blocking(move || manager.keep_pin_budgets()).await;
+        let kept = kept.map_err(|error| Refused::Internal(error.to_string()))?;
+        kept.map_err(|error| Refused::Store(StoreError::Write(error.to_string().into())))
+    }
+
+    /// Keeps the budgets of pins over a restart, where they have changed. Blocks.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn keep_pin_budgets(&self) -> io::Result<()> {
+        self.world.joins.keep(|| self.pin_budgets())
     }
 
     /// Gives a session another pin, with a whole budget. Its link and its resume tokens stay as they are.
@@ -89,6 +113,10 @@ impl Manager {
             };
             session.change(Change::Pin { id: session.id(), pin }).await?;
             session.pin_budget.refill();
+            if let Err(error) = manager.keep_pin_budgets_now().await {
+                // The pin is another one all the same, and has to be told.
+                tracing::error!(session = %session.id(), %error, "after a crash the new pin may be guarded as the old one was");
+            }
             tracing::info!(session = %session.id(), %caller, "the session has another pin");
             // As it is now: of two that rotate at once, both learn the one that is in force.
             Ok(session.record().pin)
@@ -163,7 +191,7 @@ mod tests {
         assert!(join(&place, Shown::Secret(secret.clone()), "bob").is_ok());
         assert!(join(&place, Shown::Resume(resume.clone()), "ann").is_ok());
         assert_eq!(place.manager.guarded_pins(), 1);
-        place.manager.open_pin(&session, &Caller::host()).unwrap();
+        place.run(place.manager.open_pin(&session, Caller::host())).unwrap();
         assert!(join(&place, pin("424242"), "bob").is_ok());
         assert!((0..10).all(|_| refused(join(&place, pin("1"), "eve"))));
         let other = place.run(place.manager.rotate_pin(&session, Caller::host())).unwrap();

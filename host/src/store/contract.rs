@@ -297,7 +297,7 @@ fn rules_labels_and_timers_replace_what_was_said(place: &Place) {
 fn a_record_takes_no_more_room_than_it_needs(place: &Place) {
     let (store, _) = place.open();
     done(&store, create("1"));
-    let changes = (0..9).map(|n| join("1", &n.to_string(), n)).chain([leave("1", "8"), expire("1", 4), join("1", "9", 5)]);
+    let changes = (0..9).map(|n| join("1", &n.to_string(), n)).chain([expire("1", 4), join("1", "9", 5)]);
     for change in changes.chain([labels("1", [("a".into(), "b".into())].into()), expire("1", 8)]) {
         let record = done(&store, change);
         assert_eq!(record.clients.capacity(), record.clients.len());
@@ -305,6 +305,9 @@ fn a_record_takes_no_more_room_than_it_needs(place: &Place) {
     done(&store, timer("1", "t", Some(StoredTimer { due: 1, every: None })));
     done(&store, timer("1", "t", None));
     assert!(done(&store, labels("1", BTreeMap::new())).extra.is_none());
+    done(&store, join("1", "9", 10));
+    let left = done(&store, leave("1", "9"));
+    assert_eq!(left.clients.capacity(), left.clients.len());
 }
 
 fn a_state_is_what_was_saved_last_and_ends_with_its_session(place: &Place) {

@@ -184,7 +184,8 @@ fn host(release: &Path, folder: &Path, url: &str) -> Outcome<Host> {
     }
     let addresses: serde_json::Value = serde_json::from_str(&fs::read_to_string(ready)?)?;
     let admin = addresses["admin"].as_str().ok_or("no admin address")?.to_owned();
-    Ok(Host { process, admin })
+    let iot = addresses["iot"].as_str().ok_or("no IoT address")?.to_owned();
+    Ok(Host { process, admin, iot })
 }
 
 /// One line for each store and each number of sessions.

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::{
     super::{
-        contract::{create, id, join, leave, session, wait},
+        contract::{FIRST_PIN, create, id, join, leave, session, wait},
         disk::RealDisk,
         faults::{FaultyDisk, IO_ERROR, NO_SPACE, SAVE_STEPS, STEPS, Step},
         lock::LockError,
@@ -166,7 +166,7 @@ fn a_failed_write_answers_as_if_its_changes_had_never_come() {
     bench.disk.release();
     wait(first).unwrap();
     let answers = answers.map(|answer| seen(&wait(answer)));
-    let unchanged = Ok(Some(Row { revision: 1, clients: vec![("a".into(), 10)], ..Row::default() }));
+    let unchanged = Ok(Some(Row { pin: FIRST_PIN.to_owned(), revision: 1, clients: vec![("a".into(), 10)], ..Row::default() }));
     assert_eq!(answers, [Err("write"), Err("write"), Err("no such session"), Err("no such session"), unchanged, Err("exists")]);
 }
 
