@@ -8,6 +8,9 @@ mod census;
 pub mod cli;
 pub mod conductors;
 pub mod config;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod http;
 pub mod joins;
 pub mod logging;

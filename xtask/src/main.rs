@@ -3,8 +3,10 @@
 mod bench;
 mod compilers;
 mod crash;
+mod deny;
 #[cfg(test)]
 mod documented;
+mod fuzz;
 mod keep;
 mod packages;
 mod semver;
@@ -32,6 +34,14 @@ The commands of this repository:
                                 acknowledged: 2000 rounds for each store, about a quarter of an hour each.
   cargo xtask other-compilers   builds a plugin with the oldest compiler that the SDK supports and with a newer one than
                                 ours, for the tests; part of `test`.
+  cargo xtask fuzz [TARGET] [--seconds N]
+                                gives what libFuzzer makes up to all that reads bytes from outside: 60 s each. Needs a C++
+                                compiler; builds for some minutes, the first time.
+  cargo xtask fuzz TARGET --input FILE
+                                one input again.
+  cargo xtask deny              licences, sources and double versions of all dependencies, by deny.toml; part of `test`.
+                                Builds cargo-deny where it is missing.
+  cargo xtask advisories        what became known of the dependencies since: fetches the database of RustSec.
   cargo xtask semver [REV]      compares the public API of the SDK and its contract with that of a revision (of the last
                                 release, without one). Needs cargo-semver-checks.
   cargo xtask keep-plugins LABEL
@@ -66,6 +76,9 @@ fn main() -> ExitCode {
         (Some("bench"), names) => bench::run(names),
         (Some("crash"), arguments) => crash::run(arguments),
         (Some("other-compilers"), []) => compilers::run(),
+        (Some("fuzz"), arguments) => fuzz::run(arguments),
+        (Some("deny"), []) => deny::check(),
+        (Some("advisories"), []) => deny::advisories(),
         (Some("semver"), []) => semver::run(None),
         (Some("semver"), [revision]) => semver::run(Some(revision)),
         (Some("keep-plugins"), [label]) => keep::run(label),

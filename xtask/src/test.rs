@@ -30,6 +30,8 @@ const OTHER_COMPILERS: Step = Step {
     arguments: &["run", "--quiet", "--package", "xtask", "--", "other-compilers"],
     needed: false,
 };
+/// What we depend on: licences, sources, versions.
+const DEPENDENCIES: Step = Step { what: "dependencies", arguments: &["run", "--quiet", "--package", "xtask", "--", "deny"], needed: false };
 /// Both crates of the SDK as they would be published, and built from that.
 const PACKAGES: Step = Step {
     what: "packages of the SDK",
@@ -52,7 +54,7 @@ pub(crate) fn run() -> Outcome {
         TESTS
     };
     let (mut summary, mut failed) = (String::from("\n"), false);
-    for step in [FORMAT, LINTS, BUILD, OTHER_COMPILERS, PACKAGES, tests, EXAMPLES, DOCUMENTATION] {
+    for step in [FORMAT, DEPENDENCIES, LINTS, BUILD, OTHER_COMPILERS, PACKAGES, tests, EXAMPLES, DOCUMENTATION] {
         let begun = Instant::now();
         let passed = check(&step, &path)?;
         failed |= !passed;

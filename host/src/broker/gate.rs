@@ -191,6 +191,10 @@ fn put_variable_int(bytes: &mut Vec<u8>, mut value: usize) {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "gate_fuzz.rs"]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 #[path = "gate_tests.rs"]
 mod tests;

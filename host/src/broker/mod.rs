@@ -14,7 +14,7 @@ use crate::{
 mod connection;
 mod embedded;
 mod external;
-mod gate;
+pub(crate) mod gate;
 mod limits;
 mod listen;
 mod none;

@@ -428,7 +428,7 @@ fn said(failure: &Failure) -> String {
     one_line(&format!("{panicked}{}", failure.message), 400)
 }
 
-fn manifest(json: &[u8]) -> Result<Manifest, Reason> {
+pub(crate) fn manifest(json: &[u8]) -> Result<Manifest, Reason> {
     let manifest: Manifest = serde_json::from_slice(json).map_err(|error| Reason::BadManifest(error.to_string()))?;
     let mut names = BTreeSet::new();
     if let Some(twice) = manifest.conductors.iter().chain(&manifest.services).find(|offer| !names.insert(&offer.name)) {

@@ -81,15 +81,15 @@ async fn join_page() -> Response {
 }
 
 #[derive(Deserialize)]
-struct Join {
-    client: String,
+pub(crate) struct Join {
+    pub(crate) client: String,
     pin: Option<String>,
     secret: Option<String>,
     resume: Option<String>,
 }
 
 impl Join {
-    fn shown(&self) -> Result<Shown, Problem> {
+    pub(crate) fn shown(&self) -> Result<Shown, Problem> {
         match (&self.pin, &self.secret, &self.resume) {
             (Some(pin), None, None) => Ok(Shown::Pin(Pin::parse(pin))),
             (None, Some(secret), None) => Ok(Shown::Secret(secret.clone())),
@@ -160,7 +160,7 @@ fn mqtt(ports: &Ports) -> Value {
 }
 
 /// 1 to 64 of `[A-Za-z0-9_.-]`, none of the server's own: less than the replaced routes allow.
-fn is_client(name: &str) -> bool {
+pub(crate) fn is_client(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     name.bytes().all(allowed) && rules::client(name).is_ok()
 }

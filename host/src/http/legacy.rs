@@ -121,7 +121,7 @@ pub(super) async fn conductor_request(
 }
 
 /// JSON as it is; other text as a JSON string; nothing as null.
-fn params(text: Option<String>) -> Bytes {
+pub(crate) fn params(text: Option<String>) -> Bytes {
     match text.filter(|text| !text.is_empty()) {
         None => Bytes::from_static(b"null"),
         Some(text) if serde_json::from_str::<&RawValue>(&text).is_ok() => text.into(),

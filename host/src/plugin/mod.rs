@@ -4,7 +4,7 @@ mod bench;
 mod inspect;
 mod name;
 mod new;
-mod schema;
+pub(crate) mod schema;
 mod sdk;
 
 use std::path::PathBuf;

@@ -9,7 +9,7 @@ const LONGEST: usize = 600;
 const DEEPEST: usize = 16;
 
 /// The short form, on one line and without control characters. Takes a bounded time, whatever the schema.
-pub(super) fn short(schema: &Value) -> String {
+pub(crate) fn short(schema: &Value) -> String {
     let mut writer = Writer { root: schema, out: String::new() };
     writer.schema(schema, 0);
     one_line(&writer.out, 2 * LONGEST)

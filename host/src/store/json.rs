@@ -5,7 +5,7 @@
 //! acknowledged. A write that fails refuses its changes and takes them back. What conductors save is beside FILE: see [`states`].
 
 pub(super) mod aside;
-pub(super) mod format;
+pub(crate) mod format;
 pub(super) mod states;
 #[cfg(test)]
 mod tests;

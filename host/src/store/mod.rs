@@ -11,7 +11,7 @@ mod damage;
 pub(crate) mod disk;
 #[cfg(test)]
 mod faults;
-mod json;
+pub(crate) mod json;
 mod kicked;
 pub mod lock;
 mod memory;

@@ -199,7 +199,7 @@ impl SigningKey {
     }
 
     /// The signature as a JWS has it.
-    pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Unspecified> {
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Unspecified> {
         let random = SystemRandom::new();
         match &self.pair {
             Pair::Rsa(pair) => {

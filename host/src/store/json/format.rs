@@ -18,6 +18,8 @@
 //! Reading is strict where the meaning would be a guess, and its messages show no value: one may be a pin.
 
 mod extra;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod sum;
 #[cfg(test)]
 mod tests;
