@@ -28,6 +28,8 @@ use conductor_host::{
         pool::Pool,
         services::{LibraryHost, SessionHost},
     },
+    config::Settings,
+    joins::{Joins, secret::Secrets},
     services::{Services, Wanted},
     sessions::{
         Caller, CloseReason, Limits, Manager, Session, SessionId, Status,
@@ -106,6 +108,7 @@ impl House {
         };
         let (broker, (store, _)) =
             (Arc::new(Outside::default()), store::open("memory:", Path::new("/"), Duration::from_secs(60), 0).unwrap());
+        let (settings, _) = Settings::load(None, std::iter::empty(), &[]).unwrap();
         let pool = Pool::start(runtime.handle().clone()).unwrap();
         let manager = Manager::new(Catalog::new(vec![page]), Loaded::default(), |manager| World {
             pool,
@@ -113,6 +116,8 @@ impl House {
             store,
             clock: Clock::system(),
             grant_ttl: Duration::from_secs(60),
+            max_clients: 1000,
+            joins: Joins::new(&settings.joins, Secrets::of(&[0; 32])),
             max_state: 1 << 20,
             limits: Limits::default(),
             id_digits: 6,

@@ -131,15 +131,9 @@ impl Session {
             Ok(_) => (Conductor::NotMade, None),
             Err(reason) => (Conductor::Parked, Some(Parked::without_plugin(reason.clone(), world.clock.millis()))),
         };
-        let inner = Inner { record, conductor, parked, state: State::Idle, phase, life: 0, hot: None };
-        Arc::new(Self {
-            id: inner.record.id,
-            kind: ArcSwap::new(kind),
-            world,
-            slow: AtomicBool::new(false),
-            pin_budget: PinBudget::default(),
-            inner: Mutex::new(inner),
-        })
+        let (id, slow, pin_budget) = (record.id, AtomicBool::new(false), PinBudget::default());
+        let inner = Mutex::new(Inner { record, conductor, parked, state: State::Idle, phase, life: 0, hot: None });
+        Arc::new(Self { id, kind: ArcSwap::new(kind), world, slow, pin_budget, inner })
     }
 
     /// Its number.

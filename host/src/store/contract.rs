@@ -305,6 +305,7 @@ fn a_record_takes_no_more_room_than_it_needs(place: &Place) {
     done(&store, timer("1", "t", Some(StoredTimer { due: 1, every: None })));
     done(&store, timer("1", "t", None));
     assert!(done(&store, labels("1", BTreeMap::new())).extra.is_none());
+    done(&store, join("1", "9", 10));
     let left = done(&store, leave("1", "9"));
     assert_eq!(left.clients.capacity(), left.clients.len());
 }

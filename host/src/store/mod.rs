@@ -10,6 +10,7 @@ mod disk;
 #[cfg(test)]
 mod faults;
 mod json;
+mod kicked;
 pub mod lock;
 mod memory;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use conductor_abi::wire::Grants;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 
+pub use self::kicked::Kicked;
 use crate::sessions::{Pin, SessionId};
 
 /// One session as it is stored. Immutable: a change makes a new one with the next `revision`, so that the store and the
@@ -80,38 +82,6 @@ pub struct Extra {
     pub kicked: Kicked,
     /// Keys of the stored object that this version does not know, written back as they were.
     pub rest: Map<String, Value>,
-}
-
-/// The most clients of which a session's record says that they were sent away.
-const MAX_KICKED: usize = 1000;
-
-/// Who was sent away from a session. A resume token says how often that had happened when it was made.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kicked {
-    /// How often somebody was sent away.
-    pub count: u64,
-    /// Tokens with a smaller count are void, whosever they are: beyond 1,000 names the one that was noted first is forgotten, at the cost of these.
-    pub floor: u64,
-    /// The client's tokens with a smaller count are void.
-    pub clients: BTreeMap<Box<str>, u64>,
-}
-
-impl Kicked {
-    /// Notes one more.
-    fn note(&mut self, client_id: &str) {
-        self.count += 1;
-        self.clients.insert(client_id.into(), self.count);
-        if self.clients.len() > MAX_KICKED
-            && let Some((first, count)) = self.clients.iter().min_by_key(|(_, count)| **count).map(|(name, count)| (name.clone(), *count))
-        {
-            self.clients.remove(&first);
-            self.floor = self.floor.max(count);
-        }
-    }
-
-    fn lets(&self, client_id: &str, count: u64) -> bool {
-        count >= self.floor.max(self.clients.get(client_id).copied().unwrap_or(0))
-    }
 }
 
 /// A timer that is set.
