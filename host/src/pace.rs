@@ -97,8 +97,6 @@ fn micros(time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
-
     use std::net::Ipv4Addr;
 
     use super::*;
