@@ -186,6 +186,28 @@ fn an_id_rests_until_the_last_token_for_it_is_over_also_after_a_kill() {
 }
 
 #[test]
+fn the_way_back_from_limits_of_its_own_is_null_and_then_the_settings_hold_also_when_they_change() {
+    let settings = |lifetime: &str| options().set("sessions.lifetime", json!(lifetime)).set("types.default.empty_timeout", json!("1h"));
+    let mut host = Host::start(settings("2days"));
+    let session = create(&host, "default", &json!({"lifetime": "3h", "empty_timeout": "none"}));
+    assert_eq!(limits(&host.show(&session).json()), (Some("3h"), None, true));
+    // One of them alone.
+    assert_eq!(limits(&patch(&host, &session, &json!({"lifetime": null})).json()), (Some("2days"), None, true));
+    host.kill();
+    host.start_again_with(settings("3days"));
+    assert_eq!(limits(&host.show(&session).json()), (Some("3days"), None, true), "the way back is stored, and so is what stayed");
+    assert_eq!(limits(&patch(&host, &session, &json!({"lifetime": "none", "empty_timeout": null})).json()), (None, Some("1h"), true));
+    host.kill();
+    host.start_again_with(settings("4days"));
+    assert_eq!(limits(&host.show(&session).json()), (None, Some("1h"), true));
+    // One that the settings end already is closed at once.
+    host.kill();
+    host.start_again_with(settings("1s"));
+    assert_eq!(patch(&host, &session, &json!({"lifetime": null})).status, 200);
+    wait_for_end(&host, &session);
+}
+
+#[test]
 fn limits_that_cannot_be_are_refused_and_nothing_has_changed() {
     let host = Host::start(options().set("sessions.lifetime", json!("2days")));
     let session = create(&host, "default", &json!({"lifetime": "2h", "empty_timeout": "10m"}));
@@ -208,7 +230,7 @@ fn limits_that_cannot_be_are_refused_and_nothing_has_changed() {
     assert_eq!(limits(&host.show(&session).json()), (Some("2h"), Some("10m"), true));
     // What is not given stays.
     assert_eq!(limits(&patch(&host, &session, &json!({})).json()), (Some("2h"), Some("10m"), true));
-    assert_eq!(limits(&patch(&host, &session, &json!({"lifetime": "none", "empty_timeout": null})).json()), (None, Some("10m"), true));
+    assert_eq!(limits(&patch(&host, &session, &json!({"lifetime": "none"})).json()), (None, Some("10m"), true));
     assert_eq!(limits(&patch(&host, &session, &json!({"empty_timeout": "none"})).json()), (None, None, false));
     // A limit of the settings is shown like one of its own.
     assert_eq!(limits(&host.show(&host.create("default")).json()), (Some("2days"), None, true));

@@ -3,11 +3,14 @@
 
 use conductor_abi::{ENTRY_SYMBOL, ENTRY_SYMBOL_PREFIX, abi_stable::library::LibHeader};
 use object::{
-    Architecture, BinaryFormat, Endianness, FileKind, Object, ObjectKind, ObjectSection, ObjectSegment, ObjectSymbol, SymbolKind,
+    Architecture, BinaryFormat, Endianness, FileKind, LittleEndian, Object, ObjectKind, ObjectSection, ObjectSegment, ObjectSymbol,
+    SymbolKind,
+    pe::{IMAGE_SIZEOF_SYMBOL, ImageFileHeader},
     read::{
         NameOrOrdinal,
         elf::ElfFile,
         macho::{FatArch, MachOFatFile32, MachOFatFile64},
+        pe::ImageNtHeaders,
     },
 };
 
@@ -118,7 +121,7 @@ fn library(bytes: &[u8], target: &Target) -> Result<(), Reason> {
     let size = bytes.len();
     let damaged = |detail: String| Reason::Damaged { detail, size };
     let file = object::File::parse(bytes).map_err(|error| damaged(error.to_string()))?;
-    whole(&file, size).map_err(damaged)?;
+    whole(&file, bytes).map_err(damaged)?;
 
     let found = Target { system: system(&file), arch: name(file.architecture(), file.endianness() == Endianness::Little) };
     if found != *target {
@@ -132,15 +135,37 @@ fn library(bytes: &[u8], target: &Target) -> Result<(), Reason> {
 
 /// Whether all that the headers speak of lies within the file: what the loader maps, and the sections too, since a file whose
 /// end is missing was not copied whole, even if the loader would not look there.
-fn whole(file: &object::File<'_>, size: usize) -> Result<(), String> {
-    let within = |(offset, length): (u64, u64)| offset.checked_add(length).is_some_and(|end| end <= size as u64);
+fn whole(file: &object::File<'_>, bytes: &[u8]) -> Result<(), String> {
+    let within = |(offset, length): (u64, u64)| offset.checked_add(length).is_some_and(|end| end <= bytes.len() as u64);
     if !file.segments().all(|segment| within(segment.file_range())) {
         return Err("a segment reaches beyond its end".to_owned());
     }
     if !file.sections().filter_map(|section| section.file_range()).all(within) {
         return Err("a section reaches beyond its end".to_owned());
     }
+    let header = match file {
+        object::File::Pe32(pe) => Some(pe.nt_headers().file_header()),
+        object::File::Pe64(pe) => Some(pe.nt_headers().file_header()),
+        _ => None,
+    };
+    if !header.is_none_or(|header| symbols_of(header, bytes).is_none_or(within)) {
+        return Err("its table of symbols reaches beyond its end".to_owned());
+    }
     Ok(())
+}
+
+/// Where a DLL's table of symbols is, in bytes, with the names that lie behind it and begin with their length. It is in no section, and
+/// some linkers write it last.
+fn symbols_of(header: &ImageFileHeader, bytes: &[u8]) -> Option<(u64, u64)> {
+    let (at, count) = (header.pointer_to_symbol_table.get(LittleEndian), header.number_of_symbols.get(LittleEndian));
+    if at == 0 || count == 0 {
+        return None;
+    }
+    let symbols = u64::from(count) * IMAGE_SIZEOF_SYMBOL as u64;
+    let names = usize::try_from(u64::from(at) + symbols).ok().and_then(|names| bytes.get(names..)?.first_chunk());
+    // Where the length is not there, its own four bytes are beyond the end.
+    let length = names.map_or(4, |length| u32::from_le_bytes(*length));
+    Some((at.into(), symbols + u64::from(length)))
 }
 
 fn system(file: &object::File<'_>) -> &'static str {

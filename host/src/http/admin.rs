@@ -173,7 +173,7 @@ struct Create {
 
 async fn create(State(ports): State<Arc<Ports>>, ConnectInfo(peer): ConnectInfo<SocketAddr>, body: Body) -> Result<Response, Problem> {
     let Create { r#type, lifetime, empty_timeout } = body::json(body, BODY).await?;
-    let limits = limits::Given { lifetime, empty_timeout }.read()?;
+    let limits = limits::of_new(lifetime, empty_timeout)?;
     let session = ports.manager.create_with(&r#type, limits, Caller::at(Port::Admin, peer)).await?;
     let location = format!("/v1/sessions/{}", session.id());
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(SessionView::of(&ports.manager, &session))).into_response())

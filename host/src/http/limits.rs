@@ -7,7 +7,7 @@ use axum::{
     body::Body,
     extract::{ConnectInfo, State},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::{
     PathId, Ports,
@@ -20,22 +20,30 @@ use crate::{
     sessions::{Caller, Limits, Port, manager::Refused},
 };
 
-/// As they are given: what is absent or null is nothing. A key that is misspelt would change nothing, and nobody would know.
+/// A change of them: what is absent stays (`None`), null is as the settings say (`Some(None)`). A key that is misspelt would change nothing, and
+/// nobody would know.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Given {
-    pub(super) lifetime: Option<String>,
-    pub(super) empty_timeout: Option<String>,
+struct Given {
+    #[serde(default, deserialize_with = "said")]
+    lifetime: Option<Option<String>>,
+    #[serde(default, deserialize_with = "said")]
+    empty_timeout: Option<Option<String>>,
 }
 
-impl Given {
-    pub(super) fn read(self) -> Result<Limits, Problem> {
-        let read = |key: &str, text: Option<String>| {
-            let wrong = |text: &str| Problem::bad_request(format!("{key:?} is {text:?}, expected {}", config::EXPECTED_LIMIT));
-            text.map(|text| config::limit(&text).map(Limits::millis).ok_or_else(|| wrong(&text))).transpose()
-        };
-        Ok(Limits { lifetime: read("lifetime", self.lifetime)?, empty_timeout: read("empty_timeout", self.empty_timeout)? })
-    }
+/// What is there, be it null.
+fn said<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// Those of a new session; what is nothing is as the settings say.
+pub(super) fn of_new(lifetime: Option<String>, empty_timeout: Option<String>) -> Result<Limits, Problem> {
+    Ok(Limits { lifetime: millis("lifetime", lifetime)?, empty_timeout: millis("empty_timeout", empty_timeout)? })
+}
+
+fn millis(key: &str, text: Option<String>) -> Result<Option<u64>, Problem> {
+    let wrong = |text: &str| Problem::bad_request(format!("{key:?} is {text:?}, expected {}", config::EXPECTED_LIMIT));
+    text.map(|text| config::limit(&text).map(Limits::millis).ok_or_else(|| wrong(&text))).transpose()
 }
 
 /// Milliseconds, as they are shown.
@@ -50,8 +58,10 @@ pub(super) async fn change(
     PathId(id): PathId,
     body: Body,
 ) -> Result<Json<SessionView>, Problem> {
-    let limits = body::json::<Given>(body, BODY).await?.read()?;
+    let given: Given = body::json(body, BODY).await?;
+    let lifetime = given.lifetime.map(|text| millis("lifetime", text)).transpose()?;
+    let empty_timeout = given.empty_timeout.map(|text| millis("empty_timeout", text)).transpose()?;
     let id = id.ok_or(Refused::NoSuchSession)?;
-    let session = ports.manager.set_limits(id, limits, Caller::at(Port::Admin, peer)).await?;
+    let session = ports.manager.set_limits(id, lifetime, empty_timeout, Caller::at(Port::Admin, peer)).await?;
     Ok(Json(SessionView::of(&ports.manager, &session)))
 }

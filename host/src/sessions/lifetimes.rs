@@ -282,16 +282,22 @@ impl Manager {
         }
     }
 
-    /// Gives a session limits of its own, in place of those before; what is nothing stays. A limit that is over already ends it at once.
+    /// Gives a session limits of its own in milliseconds, in place of those before. What is nothing stays; `Some(None)` is as the settings say, and
+    /// `Some(Some(0))` no limit. One that is over already ends the session at once.
     ///
     /// # Errors
     /// [`Refused::NoSuchSession`]; [`Refused::Store`]; [`Refused::Stopping`].
-    pub async fn set_limits(self: &Arc<Self>, id: SessionId, limits: Limits, caller: Caller) -> Result<Arc<Session>, Refused> {
+    pub async fn set_limits(
+        self: &Arc<Self>,
+        id: SessionId,
+        lifetime: Option<Option<u64>>,
+        empty_timeout: Option<Option<u64>>,
+        caller: Caller,
+    ) -> Result<Arc<Session>, Refused> {
         self.check_running()?;
         let session = self.get(id).ok_or(Refused::NoSuchSession)?;
         let manager = self.clone();
         to_its_end(async move {
-            let Limits { lifetime, empty_timeout } = limits;
             session.change(Change::Limits { id, lifetime, empty_timeout }).await?;
             manager.watch(&session, empty_timeout.is_some());
             tracing::info!(session = %id, ?lifetime, ?empty_timeout, %caller, "the session has other limits");

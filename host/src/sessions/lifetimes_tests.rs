@@ -171,9 +171,8 @@ fn limits_that_are_given_later_hold_from_then_on() {
     let place = place([stored("111111", NOW, &[]), stored("222222", NOW, &[])]);
     place.connect(Some(&[]));
     let set = |session: &str, lifetime: Option<u64>, empty_timeout: Option<u64>| {
-        let millis = |limit: Option<u64>| limit.map(|seconds| seconds * SECOND);
-        let limits = Limits { lifetime: millis(lifetime), empty_timeout: millis(empty_timeout) };
-        place.run(place.manager.set_limits(id(session), limits, Caller::host())).unwrap();
+        let millis = |limit: Option<u64>| limit.map(|seconds| Some(seconds * SECOND));
+        place.run(place.manager.set_limits(id(session), millis(lifetime), millis(empty_timeout), Caller::host())).unwrap();
         assert_eq!(held(&place), place.manager.lifetimes.lock().due.len());
         ends(&place, session)
     };
@@ -192,7 +191,7 @@ fn limits_that_are_given_later_hold_from_then_on() {
     assert_eq!(set("222222", Some(5), None), Some(5));
     assert_eq!(at(&place, 1010), None);
     assert!(lives(&place, "111111") && !lives(&place, "222222"));
-    let none = place.run(place.manager.set_limits(id("222222"), Limits::default(), Caller::host()));
+    let none = place.run(place.manager.set_limits(id("222222"), None, None, Caller::host()));
     assert!(matches!(none, Err(Refused::NoSuchSession)));
 }
 

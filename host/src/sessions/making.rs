@@ -43,19 +43,9 @@ impl Session {
         let before = self.kind().clone();
         let kind = self.newest_code();
         let saved = self.saved().await?;
-        // Of a session that is not stored yet, changes are kept with the record, and stored with it.
-        let attempt = (!self.is_hidden()).then(|| self.begin_attempt());
-        let built = contained(self.build(&kind, saved.as_ref(), what.caller(), time));
-        match tokio::time::timeout(kind.deadline, built).await.unwrap_or(Err(Trouble::Deadline)) {
-            Ok(instance) => {
-                let was_parked = self.lock().parked.is_some();
-                let installed = self.install(instance)?;
-                if let Some(attempt) = attempt
-                    && let Err(error) = attempt.succeeded().await
-                {
-                    self.release(Conductor::NotMade).await;
-                    return Err(error);
-                }
+        let was_parked = self.lock().parked.is_some();
+        match self.attempt(&kind, saved.as_ref(), what.caller(), time).await {
+            Ok(installed) => {
                 if was_parked {
                     tracing::info!(session = %self.id(), r#type = %kind.name, "the session is not parked any more");
                 }
@@ -65,17 +55,35 @@ impl Session {
             // A task that it spawned panicked meanwhile.
             Err(_) if self.lock().conductor.is_over() => Err(self.why_over()),
             Err(other) => {
-                // What it saved on its way to failing does not count: the next try begins where this one did.
-                drop(attempt);
                 self.release(Conductor::NotMade).await;
                 Err(other)
             }
         }
     }
 
+    /// Makes a conductor out of the code of `kind`, within its deadline, the session's; what it changes meanwhile counts once it is. Where that fails,
+    /// what it saved on its way does not count, so the next try begins where this one did; the caller releases what is left of it.
+    pub(super) async fn attempt(
+        self: &Arc<Self>,
+        kind: &Type,
+        saved: Option<&SavedState>,
+        caller: Option<CallerMeta>,
+        time: u64,
+    ) -> Result<Instance, Trouble> {
+        // Of a session that is not stored yet, changes are kept with the record, and stored with it.
+        let attempt = (!self.is_hidden()).then(|| self.begin_attempt());
+        let built = contained(self.build(kind, saved, caller, time));
+        let built = tokio::time::timeout(kind.deadline, built).await.unwrap_or(Err(Trouble::Deadline))?;
+        let installed = self.install(built)?;
+        if let Some(attempt) = attempt {
+            attempt.succeeded().await?;
+        }
+        Ok(installed)
+    }
+
     /// A conductor out of the code of `kind`, with what was saved; not the session's yet. What an earlier one still holds of the session is
     /// answered that it is closed from here on.
-    pub(super) async fn build(
+    async fn build(
         self: &Arc<Self>,
         kind: &Type,
         saved: Option<&SavedState>,
@@ -95,7 +103,7 @@ impl Session {
     }
 
     /// Makes it the session's conductor, unless a task that it spawned has panicked meanwhile.
-    pub(super) fn install(self: &Arc<Self>, instance: Instance) -> Result<Instance, Trouble> {
+    fn install(self: &Arc<Self>, instance: Instance) -> Result<Instance, Trouble> {
         let mut inner = self.lock();
         if !matches!(inner.conductor, Conductor::NotMade) {
             drop(inner);

@@ -227,7 +227,7 @@ impl Session {
             Ok(saved) => saved,
             Err(error) => return self.without(error.to_string()).await,
         };
-        let Err(error) = self.attempt(to, saved.as_ref(), time).await else {
+        let Err(error) = self.try_over(to, saved.as_ref(), time).await else {
             self.hear_timers(from, !was_live);
             return Outcome::Moved { from: from.hash().filter(|_| was_live), to: to.hash() };
         };
@@ -235,7 +235,7 @@ impl Session {
             return self.without(error.to_string()).await;
         }
         tracing::error!(session = %self.id(), r#type = %to.name, %error, "the new code makes no conductor; the old code makes one again");
-        match self.attempt(from, saved.as_ref(), time).await {
+        match self.try_over(from, saved.as_ref(), time).await {
             Ok(()) => {
                 // What was due while the new code was tried may have had no hook to go to.
                 self.hear_timers(to, false);
@@ -255,23 +255,14 @@ impl Session {
         Outcome::Failed(reason)
     }
 
-    async fn attempt(self: &Arc<Self>, kind: &Arc<Type>, saved: Option<&SavedState>, time: u64) -> Result<(), Trouble> {
+    async fn try_over(self: &Arc<Self>, kind: &Arc<Type>, saved: Option<&SavedState>, time: u64) -> Result<(), Trouble> {
         // Before it is made: it may set a timer at once, which is told to a conductor that listens only.
         self.set_kind(kind.clone());
-        let attempt = self.begin_attempt();
-        let built = contained(self.build(kind, saved, Some(Caller::host().meta()), time));
-        let built = tokio::time::timeout(kind.deadline, built).await.unwrap_or(Err(Trouble::Deadline));
-        let made = match built.and_then(|instance| self.install(instance)) {
-            Ok(_) => attempt.succeeded().await,
-            Err(error) => {
-                drop(attempt);
-                Err(error)
-            }
-        };
+        let made = self.attempt(kind, saved, Some(Caller::host().meta()), time).await;
         if made.is_err() {
             self.release(Conductor::NotMade).await;
         }
-        made
+        made.map(drop)
     }
 
     /// Timers of which the conductor before did not hear, since it had no hook for them or was over, come to the new one.

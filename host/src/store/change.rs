@@ -144,8 +144,8 @@ impl Change {
                 extra.max_clients = max_clients.or(extra.max_clients);
             }
             Self::Limits { lifetime, empty_timeout, .. } => {
-                extra.lifetime = lifetime.or(extra.lifetime);
-                extra.empty_timeout = empty_timeout.or(extra.empty_timeout);
+                extra.lifetime = lifetime.unwrap_or(extra.lifetime);
+                extra.empty_timeout = empty_timeout.unwrap_or(extra.empty_timeout);
             }
             Self::Labels { labels, .. } => extra.labels.clone_from(labels),
             Self::Timer { name, timer: Some(timer), .. } => drop(extra.timers.insert(name.clone(), *timer)),

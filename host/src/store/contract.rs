@@ -103,7 +103,7 @@ pub(super) fn create_at(number: &str, now: u64) -> Change {
     Change::Create(Arc::new(StoredSession { created_at: now * 1000, ..StoredSession::clone(&session(number)) }))
 }
 
-pub(super) fn limits(number: &str, lifetime: Option<u64>, empty_timeout: Option<u64>) -> Change {
+pub(super) fn limits(number: &str, lifetime: Option<Option<u64>>, empty_timeout: Option<Option<u64>>) -> Change {
     Change::Limits { id: id(number), lifetime, empty_timeout }
 }
 

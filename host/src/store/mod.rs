@@ -223,14 +223,14 @@ pub enum Change {
         /// How many clients may be in it.
         max_clients: Option<u32>,
     },
-    /// How long the session lives. What is nothing stays as it is.
+    /// How long the session lives. What is nothing stays as it is; `Some(None)` is as the settings say.
     Limits {
         /// Which session.
         id: SessionId,
         /// As [`Extra::lifetime`].
-        lifetime: Option<u64>,
+        lifetime: Option<Option<u64>>,
         /// As [`Extra::empty_timeout`].
-        empty_timeout: Option<u64>,
+        empty_timeout: Option<Option<u64>>,
     },
     /// The labels, in place of those before.
     Labels {

@@ -19,7 +19,7 @@ pub(super) enum Op {
     Join(u8, u8, u64, Option<u8>),
     Grant(u8, u8, u8),
     Rules(u8, Option<bool>, Option<u32>),
-    Limits(u8, Option<u64>, Option<u64>),
+    Limits(u8, Option<Option<u64>>, Option<Option<u64>>),
     Labels(u8, u8),
     Timer(u8, u8, Option<StoredTimer>),
     Fired(u8, u8, StoredTimer, Option<StoredTimer>),
@@ -31,13 +31,14 @@ pub(super) enum Op {
 pub(super) fn op() -> impl Strategy<Value = Op> {
     let (session, client, time, few) = (0..3_u8, 0..3_u8, 0..6_u64, 0..3_u8);
     let some_timer = (0..5_u64, prop::option::of(1..3_u64)).prop_map(|(due, every)| StoredTimer { due, every });
+    let some_limit = prop::option::of(prop::option::of(0..2_u64));
     prop_oneof![
         6 => (session.clone(), time.clone()).prop_map(|(s, t)| Op::Create(s, t)),
         2 => session.clone().prop_map(Op::Close),
         8 => (session.clone(), client.clone(), time.clone(), prop::option::of(few.clone())).prop_map(|(s, c, t, g)| Op::Join(s, c, t, g)),
         2 => (session.clone(), client.clone(), few.clone()).prop_map(|(s, c, g)| Op::Grant(s, c, g)),
         1 => (session.clone(), any::<Option<bool>>(), prop::option::of(0..3_u32)).prop_map(|(s, l, m)| Op::Rules(s, l, m)),
-        1 => (session.clone(), prop::option::of(0..2_u64), prop::option::of(0..2_u64)).prop_map(|(s, l, e)| Op::Limits(s, l, e)),
+        1 => (session.clone(), some_limit.clone(), some_limit).prop_map(|(s, l, e)| Op::Limits(s, l, e)),
         1 => (session.clone(), few.clone()).prop_map(|(s, l)| Op::Labels(s, l)),
         2 => (session.clone(), few.clone(), prop::option::of(some_timer.clone())).prop_map(|(s, n, t)| Op::Timer(s, n, t)),
         2 => (session.clone(), few, some_timer.clone(), prop::option::of(some_timer)).prop_map(|(s, n, t, next)| Op::Fired(s, n, t, next)),
@@ -198,8 +199,8 @@ impl Model {
                 row.extra.max_clients = m.or(row.extra.max_clients);
             }
             Op::Limits(_, l, e) => {
-                row.extra.lifetime = l.or(row.extra.lifetime);
-                row.extra.empty_timeout = e.or(row.extra.empty_timeout);
+                row.extra.lifetime = l.unwrap_or(row.extra.lifetime);
+                row.extra.empty_timeout = e.unwrap_or(row.extra.empty_timeout);
             }
             Op::Labels(_, l) => row.extra.labels = pairs(*l),
             Op::Timer(_, n, t) => {

@@ -60,6 +60,31 @@ fn a_file_is_held_to_its_sections_too() {
 }
 
 #[test]
+fn a_dll_without_the_end_of_its_symbols_is_cut_short() {
+    let folder = tempfile::tempdir().unwrap();
+    let dll = folder.path().join("x.dll");
+    compile_c("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64", "__declspec(dllexport) int conductor_host_plugin_v1 = 1;", &dll);
+    let whole = fs::read(dll).unwrap();
+    let windows = Target { system: "Windows", arch: "x86_64".to_owned() };
+    inspect(&whole, &windows).unwrap();
+    // MinGW writes sections first, then the symbols, and their names at the very end.
+    let number = |at: usize| u32::from_le_bytes(*whole[at..].first_chunk().unwrap()) as usize;
+    let header = number(0x3c) + 4;
+    let (symbols, count) = (number(header + 8), number(header + 12));
+    let names = symbols + count * 18;
+    assert!(symbols > 0 && names + number(names) == whole.len());
+    for size in [whole.len() - 1, names + 4, names + 3, names, names - 1, symbols + 1, symbols] {
+        let refused = inspect(&whole[..size], &windows);
+        let Err(Reason::Damaged { detail, .. }) = &refused else { panic!("at {size}: {refused:?}") };
+        assert_eq!(detail, "its table of symbols reaches beyond its end", "at {size}");
+    }
+    // One that has none is whole without.
+    let mut stripped = whole[..symbols].to_vec();
+    stripped[header + 8..header + 16].fill(0);
+    inspect(&stripped, &windows).unwrap();
+}
+
+#[test]
 fn no_bytes_make_the_inspection_panic() {
     let real = fs::read(Plugins::built().real("default")).unwrap();
     let dll_folder = tempfile::tempdir().unwrap();

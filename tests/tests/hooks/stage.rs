@@ -53,6 +53,8 @@ pub(crate) trait Stage {
     fn move_over(&mut self, count: usize) -> Vec<String>;
     /// Lets so much time pass that each grant has ended, or will soon.
     fn outlive_grants(&mut self);
+    /// The session ends by itself.
+    fn end_lifetime(&mut self);
     /// An administrator closes the session.
     fn close(&mut self);
     fn labels(&mut self) -> BTreeMap<String, String>;
@@ -129,6 +131,9 @@ impl Stage for Kit {
     }
     fn outlive_grants(&mut self) {
         self.rig.advance(rules::GRANT_TTL);
+    }
+    fn end_lifetime(&mut self) {
+        self.rig.close(CloseReason::Expired).unwrap();
     }
     fn close(&mut self) {
         self.rig.close(CloseReason::Requested).unwrap();
@@ -277,6 +282,11 @@ impl Stage for Real {
     }
     fn outlive_grants(&mut self) {
         // They are short here, and who waits for what follows waits long enough.
+    }
+    fn end_lifetime(&mut self) {
+        let target = format!("/v1/sessions/{}", self.session.id);
+        let answer = conductor_tests::request(self.host.admin, "PATCH", &target, &[], &json!({ "lifetime": "1s" }).to_string());
+        assert_eq!(answer.status, 200, "{answer:?}");
     }
     fn close(&mut self) {
         self.host.close(&self.session);

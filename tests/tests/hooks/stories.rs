@@ -77,6 +77,7 @@ pub(crate) const THREE_ENDS: Story = Story::new(
     three_ends,
 );
 pub(crate) const A_GRANT_ENDS: Story = Story { short_grants: true, ..Story::new(&["left listener Expired"], a_grant_ends) };
+pub(crate) const A_LIFETIME_ENDS: Story = Story::new(&["closed Expired", rules::NOT_STORED], a_lifetime_ends);
 pub(crate) const A_PANIC: Story = Story::new(&["panic: as ordered at "], a_panic);
 pub(crate) const A_PANIC_IN_A_TASK: Story = Story::new(&["panic: in a task at "], a_panic_in_a_task);
 pub(crate) const NEVER_ENDS: Story =
@@ -248,6 +249,14 @@ fn a_grant_ends(stage: &mut dyn Stage, seen: &mut Notes) {
     stage.outlive_grants();
     seen.see("left", heard(stage, "left listener Expired"));
     seen.note("clients", stage.request("grants", Value::Null));
+}
+
+fn a_lifetime_ends(stage: &mut dyn Stage, seen: &mut Notes) {
+    born(stage);
+    watch(stage);
+    ask(stage, &Ask::Save(6)).unwrap();
+    stage.end_lifetime();
+    seen.see("said", stage.said(2));
 }
 
 fn a_panic(stage: &mut dyn Stage, seen: &mut Notes) {

@@ -328,7 +328,8 @@ impl Link {
             // Not acknowledged either: the broker keeps what is of QoS 1 and 2 for the host that follows.
             return Ok(());
         }
-        if qos < 2 || self.received.insert(id) {
+        // What comes again says so. Without that a known id is another message's: a broker that was killed gives ids anew since its last save.
+        if qos < 2 || self.received.insert(id) || !publish.dup {
             self.hear(serving, publish)?;
         }
         self.acknowledge(serving, qos, id)

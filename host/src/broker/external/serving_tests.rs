@@ -148,6 +148,17 @@ async fn a_message_of_qos_2_is_heard_once_however_often_it_comes() {
 }
 
 #[tokio::test]
+async fn an_id_that_a_broker_gives_anew_after_its_death_is_another_message() {
+    let mut rig = Rig::start_with(true, |link, _| link.received.extend([7]));
+    rig.accept_subscription().await;
+    for (first, payload) in [(0x3c, b'a'), (0x34, b'b'), (0x3c, b'b')] {
+        rig.send(&[&[first, 10, 0, 4], b"/1/x".as_slice(), &[0, 7, 0, payload]].concat()).await;
+        assert_eq!(rig.packet().await, [0x50, 2, 0, 7]);
+    }
+    assert_eq!(*rig.events.payloads.lock().unwrap(), ["b"]);
+}
+
+#[tokio::test]
 async fn what_the_broker_did_not_acknowledge_is_sent_again() {
     for resumed in [true, false] {
         let mut rig = Rig::start(resumed);

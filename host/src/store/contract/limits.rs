@@ -11,18 +11,25 @@ pub(super) fn limits_are_what_was_said_last(place: &Place) {
     let (mut store, _) = place.open();
     let of = |record: &StoredSession| record.extra.as_ref().map(|extra| (extra.lifetime, extra.empty_timeout));
     done(&store, create("1"));
-    done(&store, limits("1", Some(0), None));
-    done(&store, limits("1", None, Some(7)));
-    let last = done(&store, limits("1", Some(u64::MAX), None));
+    done(&store, limits("1", Some(Some(0)), None));
+    done(&store, limits("1", None, Some(Some(7))));
+    let last = done(&store, limits("1", Some(Some(u64::MAX)), None));
     assert_eq!((of(&last), last.revision), (Some((Some(u64::MAX), Some(7))), 3));
-    for nothing in [limits("1", None, None), limits("1", Some(u64::MAX), Some(7))] {
+    for nothing in [limits("1", None, None), limits("1", Some(Some(u64::MAX)), Some(Some(7)))] {
         assert!(Arc::ptr_eq(&last, &done(&store, nothing)));
     }
-    done(&store, limits("1", Some(0), Some(0)));
+    let back = done(&store, limits("1", None, Some(None)));
+    assert_eq!((of(&back), back.revision), (Some((Some(u64::MAX), None)), 4), "as the settings say, as before it was said");
+    assert_eq!(of(&done(&store, limits("1", Some(None), None))), None, "nothing is left of them");
+    done(&store, limits("1", Some(Some(0)), Some(Some(0))));
     if place.keeps() {
         wait(store.shutdown());
         let (again, loaded) = place.open();
         assert_eq!(of(&loaded[0]), Some((Some(0), Some(0))), "no limit is not the same as none said");
+        done(&again, limits("1", None, Some(None)));
+        wait(again.shutdown());
+        let (again, loaded) = place.open();
+        assert_eq!(of(&loaded[0]), Some((Some(0), None)), "none said is not the same as no limit");
         store = again;
     }
     assert!(matches!(wait(store.apply(limits("2", None, None))), Err(StoreError::NoSuchSession(_))));

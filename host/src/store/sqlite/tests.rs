@@ -82,9 +82,12 @@ fn the_view_shows_what_is_there_and_no_pin() {
     (other.type_name, other.created_at) = ("quiz".into(), 0);
     other.clients = vec![super::super::StoredClient::Foreign(serde_json::Value::Null)];
     let pairs = [("room".to_owned(), "ä \"4\"".to_owned())].into();
-    for change in
-        [Change::Create(other.into()), labels("007", pairs), rules("007", Some(true), Some(3)), limits("007", Some(0), Some(60_000))]
-    {
+    for change in [
+        Change::Create(other.into()),
+        labels("007", pairs),
+        rules("007", Some(true), Some(3)),
+        limits("007", Some(Some(0)), Some(Some(60_000))),
+    ] {
         bench.apply(change).unwrap();
     }
     let reader = Connection::open_with_flags(&bench.file, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
