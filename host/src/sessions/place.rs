@@ -68,7 +68,7 @@ struct Later(Arc<dyn Store>);
 
 impl Store for Later {
     fn apply(&self, change: Change) -> BoxFuture<'static, Applied> {
-        if matches!(change, Change::Save { .. } | Change::Close(_)) && FAILING.get() > 0 {
+        if matches!(change, Change::Save { .. } | Change::Close(_) | Change::Fired { .. }) && FAILING.get() > 0 {
             FAILING.set(FAILING.get() - 1);
             return Box::pin(std::future::ready(Err(StoreError::Write("no space".into()))));
         }
@@ -188,7 +188,7 @@ impl Place {
         self.runtime.block_on(future)
     }
 
-    /// The store refuses so many of the next saves and closings.
+    /// The store refuses so many of the next saves, closings and timers that have fired.
     pub(crate) fn fail(&self, times: usize) {
         FAILING.set(times);
     }

@@ -254,3 +254,33 @@ fn a_clock_that_is_set_moves_the_timers_and_is_noticed() {
     assert_eq!((wait(NOW + 86_400), manager.timers.len()), (None, 0));
     assert_eq!(first_due(at(due), (NOW + 86_400) * 1000), due);
 }
+
+#[test]
+fn one_that_was_told_once_is_taken_away_also_where_the_disk_refuses_for_a_while() {
+    let (told, other) = (at(NOW * 1000), at(NOW * 1000 + 5));
+    // Until the disk takes it; until it is another one; until its session is no more; until the host stops.
+    for (failing, ended_by) in [(5, ""), (usize::MAX, "set"), (usize::MAX, "closed"), (usize::MAX, "stopping")] {
+        let place = with_timers(&[("t", told)]);
+        let (manager, session) = (&place.manager, place.manager.get(id("111111")).unwrap());
+        place.run(async {
+            tokio::time::pause();
+            place.fail(failing);
+            let mut fired = std::pin::pin!(manager.fired(&session, "t", told, told.due, Ok(Vec::new())));
+            assert!(tokio::time::timeout(Duration::from_secs(5), fired.as_mut()).await.is_err(), "it is given up: {ended_by}");
+            assert!(session.has_timer("t", told) && manager.timers.len() == 0, "it is told again by this host: {ended_by}");
+            match ended_by {
+                "set" => drop(session.change(Change::Timer { id: id("111111"), name: "t".into(), timer: Some(other) }).await.unwrap()),
+                "closed" => drop(manager.directory.remove(id("111111"))),
+                "stopping" => manager.stop().await,
+                _ => {}
+            }
+            tokio::time::timeout(Duration::from_secs(60), fired).await.expect("it ends");
+        });
+        let left = match ended_by {
+            "" => None,
+            "set" => Some(other),
+            _ => Some(told),
+        };
+        assert_eq!(session.timer("t"), left, "{ended_by}");
+    }
+}
