@@ -312,7 +312,7 @@ fn all_are_made_though_they_block(store: &str) {
     fs::create_dir(folder.path().join("state")).unwrap();
     fs::write(folder.path().join("state/sessions.json"), Value::Object(stored).to_string()).unwrap();
     if store.starts_with("sqlite:") {
-        let url = format!("store.url={}", json!(store));
+        let url = format!("store.url={store}");
         let imported = host::run(folder.path(), &["store", "import", "--from", "json:state/sessions.json", "--set", &url]);
         assert_eq!(imported.code, Some(0), "{imported:?}");
     }
