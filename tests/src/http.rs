@@ -179,6 +179,25 @@ fn unchunk(mut rest: &str) -> String {
     body
 }
 
+/// Sends request after request and reads no answer, until the host cuts the connection. Writing to `stream` must give up after a while.
+///
+/// # Panics
+/// When it is not cut, or is before the host had to wait for it.
+pub fn ask_and_never_read(stream: &mut impl Write) {
+    let requests = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+    let mut full = false;
+    // First the answers fill all buffers on the way, then the host waits for a while, then it has waited enough.
+    until("the host to close the connection", || match stream.write(requests.as_bytes()) {
+        Ok(_) => None,
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            full = true;
+            None
+        }
+        Err(_) => Some(()),
+    });
+    assert!(full, "it was not cut for its silence");
+}
+
 #[cfg(test)]
 mod tests {
     use std::{net::TcpListener, thread};
@@ -205,23 +224,4 @@ mod tests {
             assert!(matches!((reads, &told), (true, Err(NoAnswer::Cut(_))) | (false, Err(NoAnswer::NotRead(_)))), "{told:?}");
         }
     }
-}
-
-/// Sends request after request and reads no answer, until the host cuts the connection. Writing to `stream` must give up after a while.
-///
-/// # Panics
-/// When it is not cut, or is before the host had to wait for it.
-pub fn ask_and_never_read(stream: &mut impl Write) {
-    let requests = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
-    let mut full = false;
-    // First the answers fill all buffers on the way, then the host waits for a while, then it has waited enough.
-    until("the host to close the connection", || match stream.write(requests.as_bytes()) {
-        Ok(_) => None,
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-            full = true;
-            None
-        }
-        Err(_) => Some(()),
-    });
-    assert!(full, "it was not cut for its silence");
 }
