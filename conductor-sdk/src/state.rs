@@ -131,8 +131,9 @@ impl Session {
     ///
     /// There is one exception: while [`Conductor::create`](crate::Conductor::create) makes a **new** session, nothing of that session is
     /// stored yet. What is saved then is durable when the session has been made (before its administrator is told), and gone where `create` fails. The same
-    /// is true of timers, labels and rules for joining; and of all four while a session **moves** to a newer build: what `create` or `restore` changes
-    /// there is durable when the conductor is made, and gone where it is not, so that the old build goes on from what was there before.
+    /// is true of timers, labels and rules for joining; and of all four where a conductor is made again **after a restart**, and where a session **moves**
+    /// to a newer build: what `create` or `restore` changes there is durable when the conductor is made, and gone where it is not, so that the next try,
+    /// or the old build, goes on from what was there before.
     ///
     /// In [`Conductor::close`](crate::Conductor::close) it works where the host stops or newer code takes over; where the session ends, there is
     /// nothing to save for.

@@ -1,7 +1,7 @@
 //! HTTP by hand: tests send what no library would, and see each byte of the answer.
 
 use std::{
-    io::{ErrorKind, Read as _, Write},
+    io::{self, ErrorKind, Read as _, Write},
     net::{SocketAddr, TcpStream},
 };
 
@@ -89,11 +89,20 @@ pub fn raw(to: SocketAddr, bytes: &[u8]) -> Response {
     parse(&exchange(to, bytes).unwrap_or_else(|e| panic!("{}: {e}", String::from_utf8_lossy(bytes))))
 }
 
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum NoAnswer {
+    /// The request was not sent, or nobody read it: the system resets a connection that ends with bytes nobody has read. So nobody has acted on it.
+    NotRead(io::Error),
+    /// It was read, and may have been acted on.
+    Cut(io::Error),
+}
+
 /// As [`raw`], for a host that may be killed meanwhile.
 ///
 /// # Errors
 /// When the connection fails or ends before the answer does.
-pub fn try_post(to: SocketAddr, target: &str, body: &str) -> std::io::Result<Response> {
+pub fn try_post(to: SocketAddr, target: &str, body: &str) -> Result<Response, NoAnswer> {
     let head = format!("POST {target} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     try_raw(to, head.as_bytes())
 }
@@ -102,19 +111,31 @@ pub fn try_post(to: SocketAddr, target: &str, body: &str) -> std::io::Result<Res
 ///
 /// # Errors
 /// As [`try_post`].
-pub fn try_get(to: SocketAddr, target: &str) -> std::io::Result<Response> {
+pub fn try_get(to: SocketAddr, target: &str) -> Result<Response, NoAnswer> {
     try_raw(to, format!("GET {target} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n").as_bytes())
 }
 
-fn try_raw(to: SocketAddr, bytes: &[u8]) -> std::io::Result<Response> {
-    let answer = exchange(to, bytes)?;
-    if complete(&answer) { Ok(parse(&answer)) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
+fn try_raw(to: SocketAddr, bytes: &[u8]) -> Result<Response, NoAnswer> {
+    let mut stream = send(to, bytes).map_err(NoAnswer::NotRead)?;
+    let answer = receive(&mut stream).map_err(|error| match error.kind() {
+        ErrorKind::ConnectionReset => NoAnswer::NotRead(error),
+        _ => NoAnswer::Cut(error),
+    })?;
+    if complete(&answer) { Ok(parse(&answer)) } else { Err(NoAnswer::Cut(ErrorKind::UnexpectedEof.into())) }
 }
 
-fn exchange(to: SocketAddr, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+fn exchange(to: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    receive(&mut send(to, bytes)?)
+}
+
+fn send(to: SocketAddr, bytes: &[u8]) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(bytes)?;
+    Ok(stream)
+}
+
+fn receive(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     Ok(answer)
@@ -175,4 +196,32 @@ pub fn ask_and_never_read(stream: &mut impl Write) {
         Err(_) => Some(()),
     });
     assert!(full, "it was not cut for its silence");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, thread};
+
+    use super::*;
+
+    #[test]
+    fn what_nobody_had_read_when_the_other_side_ended_is_told_from_what_was_read() {
+        for reads in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let to = listener.local_addr().unwrap();
+            let asking = thread::spawn(move || try_post(to, "/", "body"));
+            let (mut stream, _) = listener.accept().unwrap();
+            // It is there in any case.
+            assert_eq!(stream.peek(&mut [0; 1]).unwrap(), 1);
+            let mut read = Vec::new();
+            while reads && !read.ends_with(b"body") {
+                let mut byte = [0; 1];
+                stream.read_exact(&mut byte).unwrap();
+                read.extend(byte);
+            }
+            drop(stream);
+            let told = asking.join().unwrap();
+            assert!(matches!((reads, &told), (true, Err(NoAnswer::Cut(_))) | (false, Err(NoAnswer::NotRead(_)))), "{told:?}");
+        }
+    }
 }

@@ -33,6 +33,9 @@ pub use mqtt::{Credentials, Mqtt, Version, Way};
 /// How long a test waits for anything that must happen: far longer than it ever takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Stores that keep sessions over a restart, as `store.url`.
+pub const STORES: &[&str] = &["json:state/sessions.json", "sqlite:state/sessions.db"];
+
 /// Asks again and again until there is an answer.
 ///
 /// # Panics

@@ -4,11 +4,8 @@
 
 use std::time::Instant;
 
-use conductor_tests::{Host, HostOptions, Session, until};
+use conductor_tests::{Host, HostOptions, STORES, Session, until};
 use serde_json::{Value, json};
-
-/// Stores that keep sessions over a restart.
-const STORES: &[&str] = &["json:state/sessions.json", "sqlite:state/sessions.db"];
 
 fn start(store: &str) -> Host {
     let mut options = HostOptions::default().set("store.url", json!(store));

@@ -2,10 +2,10 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is how to fail")]
 
-use std::{collections::BTreeSet, fs, sync::Mutex};
+use std::{collections::BTreeSet, sync::Mutex};
 
 use conductor_tests::{
-    Credentials, Host, HostOptions, Mqtt, Response, Session, Version, Way, artefacts,
+    Credentials, Host, HostOptions, Mqtt, Response, STORES, Session, Version, Way, artefacts,
     http::post,
     mqtt::{device, topic},
     request, until,
@@ -111,6 +111,11 @@ fn a_session_ends_once_it_was_empty_for_long_enough_and_not_while_somebody_is_co
 
 #[test]
 fn what_was_due_while_the_host_was_down_ends_at_the_start_and_its_conductor_is_told() {
+    STORES.iter().for_each(|store| due_while_down(store));
+}
+
+fn due_while_down(store: &str) {
+    let options = || options().set("store.url", json!(store));
     let mut host = Host::start(options());
     let (live, saved, fresh) = (host.create("echo"), host.create("lazy"), host.create("lazy"));
     let (asked, own) = (host.create("lazy"), create(&host, "echo", &json!({"lifetime": "none"})));
@@ -162,7 +167,11 @@ const WRITERS: usize = 16;
 
 #[test]
 fn an_id_rests_until_the_last_token_for_it_is_over_also_after_a_kill() {
-    let mut host = Host::start(options().set("sessions.id_digits", json!(4)));
+    STORES.iter().for_each(|store| an_id_rests(store));
+}
+
+fn an_id_rests(store: &str) {
+    let mut host = Host::start(options().set("store.url", json!(store)).set("sessions.id_digits", json!(4)));
     let known = Mutex::default();
     use_ids(&host, &known);
     let last = host.create("default");
@@ -181,13 +190,22 @@ fn an_id_rests_until_the_last_token_for_it_is_over_also_after_a_kill() {
         assert!(!known.lock().unwrap().contains(&session.id));
     }
     assert_eq!(metric(&host, "ids_resting"), 2 * IDS as u64 + 1);
-    let stored: Value = serde_json::from_str(&fs::read_to_string(host.store_file()).unwrap()).unwrap();
-    assert_eq!(stored["resting"].as_object().unwrap().len(), 2 * IDS + 1);
+    // Of all that the store keeps of them.
+    host.kill();
+    host.start_again();
+    assert_eq!(metric(&host, "ids_resting"), 2 * IDS as u64 + 1);
 }
 
 #[test]
 fn the_way_back_from_limits_of_its_own_is_null_and_then_the_settings_hold_also_when_they_change() {
-    let settings = |lifetime: &str| options().set("sessions.lifetime", json!(lifetime)).set("types.default.empty_timeout", json!("1h"));
+    STORES.iter().for_each(|store| the_way_back(store));
+}
+
+fn the_way_back(store: &str) {
+    let settings = |lifetime: &str| {
+        let options = options().set("store.url", json!(store)).set("sessions.lifetime", json!(lifetime));
+        options.set("types.default.empty_timeout", json!("1h"))
+    };
     let mut host = Host::start(settings("2days"));
     let session = create(&host, "default", &json!({"lifetime": "3h", "empty_timeout": "none"}));
     assert_eq!(limits(&host.show(&session).json()), (Some("3h"), None, true));

@@ -9,15 +9,12 @@ use std::{
 };
 
 use conductor_tests::{
-    Host, HostOptions, Response, Session, Version, Way, http,
+    Host, HostOptions, Response, STORES, Session, Version, Way, host, http,
     mqtt::{device, topic},
     until,
     versions::build,
 };
 use serde_json::{Value, json};
-
-/// Stores that keep sessions over a restart.
-const STORES: &[&str] = &["json:state/sessions.json", "sqlite:state/sessions.db"];
 
 /// A host with a plugin file of its own; what is in `down` and `hangs` keeps its conductors from being made.
 struct Place {
@@ -261,7 +258,47 @@ fn a_newer_plugin_restores_what_an_older_one_could_not() {
 }
 
 #[test]
+fn one_that_ends_while_it_is_parked_takes_along_what_it_saved_and_its_conductor_is_not_told() {
+    for store in STORES {
+        let mut place = Place::start(store);
+        let [closed, expired, kept] = ["t"; 3].map(|kind| place.host.create(kind));
+        for session in [&closed, &expired, &kept] {
+            place.ask(session, "save", json!([1, 7]));
+        }
+        place.restart(|place| fs::write(&place.down, "").unwrap());
+        for session in [&closed, &expired, &kept] {
+            place.is_parked(session, "conductor", "what it needs is down");
+        }
+        assert_eq!(place.host.close(&closed), "Success");
+        let target = format!("/v1/sessions/{}", expired.id);
+        assert_eq!(conductor_tests::request(place.host.admin, "PATCH", &target, &[], r#"{"lifetime": "1s"}"#).status, 200);
+        until("the end of the other", || place.host.log().contains(r#""reason":"expired""#).then_some(()));
+        place.restart(|place| fs::remove_file(&place.down).unwrap());
+        place.is_live(&kept);
+        assert_eq!(place.ask(&kept, "restored", Value::Null), json!([1, 7]), "{store}");
+        let has_state = |session: &Session| {
+            let shown = host::run(place.host.folder(), &["session", "state", &session.id, "--raw", "--config", "host.toml"]);
+            (shown.code, shown.stdout)
+        };
+        assert_eq!(has_state(&kept), (Some(0), "7".to_owned()), "{store}");
+        for session in [&closed, &expired] {
+            assert_eq!((place.host.show(session).status, has_state(session)), (404, (Some(1), String::new())), "{store}");
+        }
+        // The hook is there: only one that has a conductor is told.
+        let told =
+            |reason: &str| place.host.log().lines().filter(|line| line.contains(&format!("one that lasts closes: {reason}"))).count();
+        assert_eq!((told("Requested"), told("Expired")), (0, 0), "{store}");
+        assert_eq!(place.host.close(&kept), "Success");
+        assert_eq!(told("Requested"), 1, "{store}");
+    }
+}
+
+#[test]
 fn conductors_that_block_their_threads_are_all_made_after_a_restart() {
+    STORES.iter().for_each(|store| all_are_made_though_they_block(store));
+}
+
+fn all_are_made_though_they_block(store: &str) {
     // More than are made at a time, of a type that turns out to be slow while they are.
     const MANY: usize = 400;
     let folder = tempfile::tempdir().unwrap();
@@ -274,7 +311,13 @@ fn conductors_that_block_their_threads_are_all_made_after_a_restart() {
     let stored: serde_json::Map<String, Value> = (0..MANY).map(session).collect();
     fs::create_dir(folder.path().join("state")).unwrap();
     fs::write(folder.path().join("state/sessions.json"), Value::Object(stored).to_string()).unwrap();
+    if store.starts_with("sqlite:") {
+        let url = format!("store.url={store}");
+        let imported = host::run(folder.path(), &["store", "import", "--from", "json:state/sessions.json", "--set", &url]);
+        assert_eq!(imported.code, Some(0), "{imported:?}");
+    }
     let options = HostOptions::default()
+        .set("store.url", json!(store))
         .plugin("slow", "conductor_test_versions")
         .set("types.slow.conductor", json!("lasting"))
         .set("types.slow.config.blocks", json!(blocks));

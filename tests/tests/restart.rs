@@ -5,7 +5,7 @@
 use std::{fs, os::unix::fs::MetadataExt as _};
 
 use conductor_tests::{
-    Credentials, Host, HostOptions, Mqtt, Session, Version, Way,
+    Credentials, Host, HostOptions, Mqtt, STORES, Session, Version, Way,
     host::run_refused,
     http::{try_get, try_post},
     mqtt::EVERY_WAY,
@@ -17,9 +17,17 @@ fn options() -> HostOptions {
     HostOptions::default().plugin("echo", "conductor_test_echo")
 }
 
+fn options_on(store: &str) -> HostOptions {
+    options().set("store.url", json!(store))
+}
+
 #[test]
 fn a_restart_keeps_sessions_clients_and_tokens() {
-    let mut host = Host::start(options());
+    STORES.iter().for_each(|store| a_restart_keeps_all(store));
+}
+
+fn a_restart_keeps_all(store: &str) {
+    let mut host = Host::start(options_on(store));
     let (echo, default, closed) = (host.create("echo"), host.create("default"), host.create("default"));
     let token = host.join(&echo, "späce unit");
     host.join(&echo, "b");
@@ -52,14 +60,16 @@ fn a_restart_keeps_sessions_clients_and_tokens() {
 
 #[test]
 fn a_token_of_a_session_that_was_closed_is_refused_after_a_restart() {
-    let mut host = Host::start(options());
-    let session = host.create("default");
-    let token = host.join(&session, "a");
-    host.close(&session);
-    host.stop();
-    host.start_again();
-    let refusal = Mqtt::connect(&host, Version::V5, Way::Tcp, &Credentials::new("a", &session.id, &token));
-    refusal.expect_err("the session is closed");
+    for store in STORES {
+        let mut host = Host::start(options_on(store));
+        let session = host.create("default");
+        let token = host.join(&session, "a");
+        host.close(&session);
+        host.stop();
+        host.start_again();
+        let refusal = Mqtt::connect(&host, Version::V5, Way::Tcp, &Credentials::new("a", &session.id, &token));
+        refusal.expect_err("the session is closed");
+    }
 }
 
 #[test]
@@ -90,17 +100,21 @@ fn the_key_is_made_once_and_for_the_host_alone() {
 
 #[test]
 fn a_second_host_on_the_same_state_is_refused() {
-    let mut host = Host::start(options());
-    let session = host.create("default");
-    let before = fs::read(host.store_file()).unwrap();
-    let ended = run_refused(host.folder(), &options());
-    assert!(!matches!(ended.code, Some(0) | None), "{ended:?}");
-    assert!(ended.stderr.contains("state"), "it says what is taken: {ended:?}");
-    assert_eq!(fs::read(host.store_file()).unwrap(), before);
-    assert_eq!(host.ask(&session, "state", ""), "State", "the first one goes on");
-    // The lock goes with its process.
-    host.kill();
-    host.start_again();
+    for store in STORES {
+        let mut host = Host::start(options_on(store));
+        let session = host.create("default");
+        let stored = || fs::read(host.folder().join(store.split_once(':').unwrap().1)).unwrap();
+        let before = stored();
+        let ended = run_refused(host.folder(), &options_on(store));
+        assert!(!matches!(ended.code, Some(0) | None), "{ended:?}");
+        assert!(ended.stderr.contains("state"), "it says what is taken: {ended:?}");
+        assert!(stored() == before, "{store}");
+        assert_eq!(host.ask(&session, "state", ""), "State", "the first one goes on");
+        // The lock goes with its process.
+        host.kill();
+        host.start_again();
+        assert_eq!(host.ask(&session, "state", ""), "State");
+    }
 }
 
 /// As the reference writes it: indented by four, clients as they came.

@@ -298,6 +298,10 @@ impl Manager {
         let session = self.get(id).ok_or(Refused::NoSuchSession)?;
         let manager = self.clone();
         to_its_end(async move {
+            if empty_timeout.is_some() {
+                // All of its time counts from here, and nothing ends it meanwhile.
+                manager.note_life(id);
+            }
             session.change(Change::Limits { id, lifetime, empty_timeout }).await?;
             manager.watch(&session, empty_timeout.is_some());
             tracing::info!(session = %id, ?lifetime, ?empty_timeout, %caller, "the session has other limits");
@@ -357,7 +361,20 @@ impl Manager {
         }
     }
 
+    /// Whether a session that is being closed because of a limit is to end indeed. It was open until then, and what was under way counts: nobody is
+    /// told that he has joined, or that it lives longer, and then it ends all the same.
+    pub(super) async fn is_over(&self, session: &Arc<Session>) -> bool {
+        // Where the store does not say, it refuses the closing as well.
+        let Ok(record) = session.stored_record().await else { return true };
+        let (limits, now) = (self.limits_of(&record), self.world().clock.millis());
+        let reached = |end: Option<u64>| end.is_some_and(|end| end <= now);
+        let since = self.lifetimes.lock().watched.get(&session.id()).map(|watched| watched.since);
+        let empty_until = since.zip(limits.empty_timeout).map(|(since, timeout)| since.saturating_add(timeout));
+        reached(self.end_of(&record, limits)) || reached(empty_until) && !self.is_occupied(session)
+    }
+
     /// Closes a session whose time is over. What the store refuses is tried again, and so is what is being closed already, since that may be refused.
+    /// One in which something happened meanwhile goes on.
     async fn end(self: &Arc<Self>, id: SessionId) {
         match self.close(id, CloseReason::Expired, Caller::host()).await {
             Ok(()) => count(&self.world().counts.expired),

@@ -245,3 +245,43 @@ fn a_host_that_stops_ends_no_session() {
     assert_eq!(place.run(place.manager.end_due()), None);
     assert!(lives(&place, "111111"));
 }
+
+#[test]
+fn what_was_under_way_when_a_session_is_found_to_be_over_counts() {
+    let seconds = |seconds: u64| Some(Some(seconds * SECOND));
+    for (joins, knows) in [(false, true), (true, false), (true, true)] {
+        let place = place([limited("111111", NOW, (!joins).then_some(10), joins.then_some(10))]);
+        place.connect(knows.then_some(&[]));
+        place.set_time(NOW + 10);
+        // Found; the task that closes it has not begun.
+        place.run(place.manager.end_due());
+        if joins {
+            place.join("111111", "a").unwrap();
+        } else {
+            place.run(place.manager.set_limits(id("111111"), seconds(30), None, Caller::host())).unwrap();
+        }
+        let again = at(&place, 10);
+        assert!(lives(&place, "111111"), "it was answered, and ended: {joins} {knows}");
+        assert_eq!((expired(&place), held(&place)), (0, 1));
+        // It is watched as before: until its new end, or for ever while a client is in its list.
+        let until = if joins { 20 } else { 30 };
+        assert!(again.is_some_and(|again| again <= until - 10), "{again:?}");
+        at(&place, until - 1);
+        assert!(lives(&place, "111111"), "{joins} {knows}");
+        at(&place, until);
+        assert_eq!(lives(&place, "111111"), joins && !knows);
+    }
+}
+
+#[test]
+fn a_new_time_to_be_empty_is_a_whole_one_also_where_the_old_one_has_just_ended() {
+    let place = place([limited("111111", NOW, None, Some(10))]);
+    place.connect(Some(&[]));
+    place.set_time(NOW + 10);
+    place.run(place.manager.end_due());
+    place.run(place.manager.set_limits(id("111111"), None, Some(Some(5 * SECOND)), Caller::host())).unwrap();
+    at(&place, 14);
+    assert!(lives(&place, "111111"));
+    at(&place, 15);
+    assert!(!lives(&place, "111111"));
+}

@@ -8,10 +8,17 @@ use conductor_abi::{
 };
 use tokio::time::Instant;
 
-use super::{Session, event::What, ids::random_hex, moving::contained, session::Conductor, status::Status};
+use super::{
+    Session,
+    event::What,
+    ids::random_hex,
+    moving::contained,
+    session::Conductor,
+    status::{Phase, Status},
+};
 use crate::{
     conductors::{Trouble, catalog::Type, instance::Instance, services::SessionHost},
-    store::SavedState,
+    store::{SavedState, StoreError},
 };
 
 impl Session {
@@ -43,6 +50,11 @@ impl Session {
         let before = self.kind().clone();
         let kind = self.newest_code();
         let saved = self.saved().await?;
+        let closing = self.lock().phase == Phase::Closing;
+        if closing && saved.is_none() && matches!(self.stored_record().await, Err(StoreError::NoSuchSession(_))) {
+            // What waited for a thread until its session was closed: nothing is to begin anew in one that is no more.
+            return Err(Trouble::Closed);
+        }
         let was_parked = self.lock().parked.is_some();
         match self.attempt(&kind, saved.as_ref(), what.caller(), time).await {
             Ok(installed) => {
@@ -132,5 +144,39 @@ impl Session {
             Status::Unavailable(reason) => Trouble::Unavailable(reason),
             _ => Trouble::Closed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        sessions::{
+            Caller,
+            place::{NOW, Place, id, stored},
+        },
+        store::Change,
+    };
+
+    #[test]
+    fn what_waited_for_a_thread_begins_nothing_in_a_session_that_is_no_more() {
+        let place = Place::with([stored("111111", NOW, &[])]);
+        let (session, store) = (place.manager.get(id("111111")).unwrap(), place.manager.world().store.clone());
+        let make = || {
+            session.lock().conductor = Conductor::NotMade;
+            let what = What::Make(Some(Caller::host()));
+            place.run(session.clone().handle(what, 0, Instant::now() + Duration::from_secs(9)))
+        };
+        // As far as it comes without a plugin: it was tried.
+        let tried = |result| matches!(result, Err(Trouble::Unavailable(_)));
+        assert!(tried(make()));
+        // The store may refuse to close it yet.
+        assert!(session.move_on(Phase::Open, Phase::Closing));
+        assert!(tried(make()));
+        place.run(store.apply(Change::Close(id("111111")))).unwrap();
+        let result = make();
+        assert!(matches!(result, Err(Trouble::Closed)), "{result:?}");
     }
 }

@@ -366,7 +366,7 @@ impl Manager {
     /// Closes a session: from the store first, then its conductor, then its clients' connections.
     ///
     /// # Errors
-    /// [`Refused::NoSuchSession`]; [`Refused::Store`], and then the session goes on.
+    /// [`Refused::NoSuchSession`], also where it has expired and turns out to be in use again; [`Refused::Store`]. The session goes on then.
     pub async fn close(self: &Arc<Self>, id: SessionId, reason: CloseReason, caller: Caller) -> Result<(), Refused> {
         self.check_running()?;
         let session = self.get(id).ok_or(Refused::NoSuchSession)?;
@@ -380,6 +380,11 @@ impl Manager {
     async fn close_at_last(&self, session: &Arc<Session>, reason: CloseReason, caller: &Caller) -> Result<(), Refused> {
         let id = session.id();
         self.restore_to_close(session, caller).await;
+        if reason == CloseReason::Expired && !self.is_over(session).await {
+            session.move_on(Phase::Closing, Phase::Open);
+            self.watch(session, false);
+            return Err(Refused::NoSuchSession);
+        }
         if let Err(error) = self.world.store.apply(Change::Close(id)).await {
             tracing::error!(session = %id, %error, "session not closed");
             session.move_on(Phase::Closing, Phase::Open);

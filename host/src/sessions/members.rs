@@ -67,6 +67,8 @@ impl Manager {
         let now = self.world.clock.seconds();
         let expires_at = now.saturating_add(self.world.grant_ttl.as_secs());
         let id = session.id();
+        // Before it is stored: what ends empty sessions is to know of each join that it finds there.
+        self.note_life(id);
         let change = Change::Join { id, client_id: client_id.as_str().into(), expires_at, grants, max_clients: self.world.max_clients };
         let record = session.change(change).await.map_err(|error| match Refused::from(error) {
             // Closed meanwhile: like any other session that is not there.
@@ -77,7 +79,6 @@ impl Manager {
             // Closed meanwhile, by whom this join was not seen in the record.
             self.resting.note(id, expires_at);
         }
-        self.note_life(id);
         let grant = record.grant(&client_id);
         if before.has(&client_id) && before.grant(&client_id) != grant {
             self.world.broker.set_grant(id, &client_id, session.record().grant(&client_id)).await;

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    path::Path,
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
@@ -70,7 +71,7 @@ struct Later(Arc<dyn Store>);
 
 impl Store for Later {
     fn apply(&self, change: Change) -> BoxFuture<'static, Applied> {
-        if matches!(change, Change::Save { .. } | Change::Close(_)) && FAILING.get() > 0 {
+        if matches!(change, Change::Save { .. } | Change::Close(_) | Change::Fired { .. }) && FAILING.get() > 0 {
             FAILING.set(FAILING.get() - 1);
             return Box::pin(std::future::ready(Err(StoreError::Write("no space".into()))));
         }
@@ -159,18 +160,27 @@ impl Place {
         Self::of(Limits::default(), id_digits, sessions)
     }
 
+    /// With what is in a store that lasts.
+    pub(crate) fn on(url: &str, folder: &Path) -> Self {
+        Self::start(Limits::default(), 6, crate::store::open(url, folder, DAY, NOW).unwrap())
+    }
+
     fn of(limits: Limits, id_digits: u8, sessions: impl IntoIterator<Item = StoredSession>) -> Self {
+        let (store, loaded) = crate::store::open("memory:", Path::new("/"), DAY, NOW).unwrap();
+        let sessions: Vec<_> = sessions.into_iter().map(Arc::new).collect();
+        for session in &sessions {
+            futures_util::FutureExt::now_or_never(store.apply(Change::Create(session.clone()))).unwrap().unwrap();
+        }
+        Self::start(limits, id_digits, (store, Loaded { sessions, ..loaded }))
+    }
+
+    fn start(limits: Limits, id_digits: u8, (store, loaded): (Arc<dyn Store>, Loaded)) -> Self {
         TIME.set(NOW);
         FAILING.set(0);
         CONNECTED.set(None);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let pool = Pool::start(runtime.handle().clone()).unwrap();
-        let (store, _) = crate::store::open("memory:", std::path::Path::new("/"), DAY, NOW).unwrap();
-        let sessions: Vec<_> = sessions.into_iter().map(Arc::new).collect();
-        for session in &sessions {
-            runtime.block_on(store.apply(Change::Create(session.clone()))).unwrap();
-        }
-        let manager = Manager::new(Catalog::default(), Loaded { sessions, ..Loaded::default() }, |manager| World {
+        let manager = Manager::new(Catalog::default(), loaded, |manager| World {
             pool,
             broker: Arc::new(Told),
             store: Arc::new(Later(store)),
@@ -192,7 +202,7 @@ impl Place {
         self.runtime.block_on(future)
     }
 
-    /// The store refuses so many of the next saves and closings.
+    /// The store refuses so many of the next saves, closings and timers that have fired.
     pub(crate) fn fail(&self, times: usize) {
         FAILING.set(times);
     }

@@ -7,8 +7,19 @@ use futures_util::future::BoxFuture;
 use super::{Session, status::Phase};
 use crate::store::{Applied, Change, Store, StoreError, StoredSession};
 
-/// Before a session that was not created is tried to be taken out of the store again.
-const BEFORE_NEXT_TRY: Duration = Duration::from_secs(1);
+/// Before the second try of what the store has to take in the end; each pause is twice the one before.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Tries what cannot be taken back any more until it is `done`, which is true also where it need not be done now.
+pub(super) async fn until_done<F: Future<Output = bool>>(mut done: impl FnMut() -> F) {
+    let mut pause = FIRST_PAUSE;
+    while !done().await {
+        tokio::time::sleep(pause).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
+}
 
 impl Session {
     /// Changes what is stored of the session. Of one that is not stored yet the record is changed in memory, and stored with it.
@@ -23,6 +34,15 @@ impl Session {
         let record = applied?.ok_or(StoreError::NoSuchSession(self.id()))?;
         self.update_record(record.clone());
         Ok(record)
+    }
+
+    /// The record as the store has it behind all changes that are under way, that of others too.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchSession`] where it was closed; those of the store.
+    pub(super) async fn stored_record(&self) -> Result<Arc<StoredSession>, StoreError> {
+        // A change of nothing: it costs no write.
+        self.change(Change::Limits { id: self.id(), lifetime: None, empty_timeout: None }).await
     }
 
     /// What became of a change in memory; or the store's answer to come.
@@ -80,11 +100,7 @@ impl Session {
             return;
         }
         tracing::error!(session = %id, "a session that was not created stays in the store until that can be written");
-        self.world().pool.runtime().spawn(async move {
-            while !close(&*store).await {
-                tokio::time::sleep(BEFORE_NEXT_TRY).await;
-            }
-        });
+        self.world().pool.runtime().spawn(async move { until_done(|| close(&*store)).await });
     }
 }
 
@@ -113,9 +129,9 @@ mod tests {
                 // The save is refused, and then the closing, for a while.
                 place.fail(failing);
                 assert!(matches!(session.store().await, Err(StoreError::Write(_))));
-                tokio::time::sleep(10 * BEFORE_NEXT_TRY).await;
+                tokio::time::sleep(10 * LONGEST_PAUSE).await;
                 assert!(world.store.apply(Change::Create(record.clone())).await.is_ok(), "it is still there");
-                tokio::time::sleep(10 * BEFORE_NEXT_TRY).await;
+                tokio::time::sleep(10 * LONGEST_PAUSE).await;
                 assert!(matches!(world.store.apply(Change::Create(record)).await, Err(StoreError::Exists(_))), "a later one was closed");
             });
         }

@@ -7,7 +7,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,7 +20,7 @@ use conductor_abi::{
 };
 use tokio::sync::Notify;
 
-use super::{Manager, Session, SessionId, event::What, manager::Refused};
+use super::{Manager, Session, SessionId, event::What, manager::Refused, record::until_done};
 use crate::{
     conductors::Trouble,
     store::{Change, StoredTimer},
@@ -293,17 +296,33 @@ impl Manager {
             Err(error) => tracing::warn!(session = %id, timer = name, %error, "the conductor failed at a timer"),
         }
         let next = timer.every.map(|every| StoredTimer { due: next_due(timer, every, self.world().clock.millis()), ..timer });
-        if next.is_none_or(|next| next.every >= Some(LONG_PERIOD))
-            && let Err(error) = session.change(Change::Fired { id, name: name.into(), timer, next }).await
-        {
-            tracing::error!(session = %id, timer = name, %error, "a timer that fired is stored as before, and fires again after a restart");
-        }
         tracing::debug!(session = %id, timer = name, "a timer was told");
-        // Stored is the one or the other; the queue takes what is.
-        if let Some(next) = next {
-            self.queue(session, name, next, next.due);
-            self.queue(session, name, timer, next.due);
+        let Some(next) = next else { return self.take_away(session, name, timer).await };
+        if next.every >= Some(LONG_PERIOD)
+            && let Err(error) = session.change(Change::Fired { id, name: name.into(), timer, next: Some(next) }).await
+        {
+            tracing::error!(session = %id, timer = name, %error, "a timer that fired is stored as before until its next time, and fires again after a restart");
         }
+        // Stored is the one or the other; the queue takes what is.
+        self.queue(session, name, next, next.due);
+        self.queue(session, name, timer, next.due);
+    }
+
+    /// Takes a timer that fires once, and has, out of the store. Where that fails it is tried until it succeeds, or it is the session's timer no more: else it
+    /// would fire again after a restart. (It does, where the host ends before.)
+    async fn take_away(&self, session: &Arc<Session>, name: &str, timer: StoredTimer) {
+        let (id, told) = (session.id(), AtomicBool::new(false));
+        until_done(async || {
+            if self.is_stopping() || !self.has(session) || !session.has_timer(name, timer) {
+                return true;
+            }
+            let Err(error) = session.change(Change::Fired { id, name: name.into(), timer, next: None }).await else { return true };
+            if !told.swap(true, Ordering::Relaxed) {
+                tracing::error!(session = %id, timer = name, %error, "a timer that fired stays in the store until that can be written; a restart before tells it again");
+            }
+            false
+        })
+        .await;
     }
 }
 

@@ -254,3 +254,84 @@ fn a_clock_that_is_set_moves_the_timers_and_is_noticed() {
     assert_eq!((wait(NOW + 86_400), manager.timers.len()), (None, 0));
     assert_eq!(first_due(at(due), (NOW + 86_400) * 1000), due);
 }
+
+#[test]
+fn one_that_was_told_once_is_taken_away_also_where_the_disk_refuses_for_a_while() {
+    let (told, other) = (at(NOW * 1000), at(NOW * 1000 + 5));
+    // Until the disk takes it; until it is another one; until its session is no more; until the host stops.
+    for (failing, ended_by) in [(5, ""), (usize::MAX, "set"), (usize::MAX, "closed"), (usize::MAX, "stopping")] {
+        let place = with_timers(&[("t", told)]);
+        let (manager, session) = (&place.manager, place.manager.get(id("111111")).unwrap());
+        place.run(async {
+            tokio::time::pause();
+            place.fail(failing);
+            let mut fired = std::pin::pin!(manager.fired(&session, "t", told, told.due, Ok(Vec::new())));
+            assert!(tokio::time::timeout(Duration::from_secs(5), fired.as_mut()).await.is_err(), "it is given up: {ended_by}");
+            assert!(session.has_timer("t", told) && manager.timers.len() == 0, "it is told again by this host: {ended_by}");
+            match ended_by {
+                "set" => drop(session.change(Change::Timer { id: id("111111"), name: "t".into(), timer: Some(other) }).await.unwrap()),
+                "closed" => drop(manager.directory.remove(id("111111"))),
+                "stopping" => manager.stop().await,
+                _ => {}
+            }
+            tokio::time::timeout(Duration::from_secs(60), fired).await.expect("it ends");
+        });
+        let left = match ended_by {
+            "" => None,
+            "set" => Some(other),
+            _ => Some(told),
+        };
+        assert_eq!(session.timer("t"), left, "{ended_by}");
+    }
+}
+
+#[test]
+fn a_restart_on_a_clock_that_was_set_tells_what_is_due_by_it_and_nothing_twice() {
+    const DAY: u64 = 86_400;
+    for url in ["json:sessions.json", "sqlite:sessions.db"] {
+        let folder = tempfile::tempdir().unwrap();
+        // The host at that time: in how many seconds it looks again, and what it would tell by then.
+        let start = |now: u64| {
+            let place = Place::on(url, folder.path());
+            place.set_time(now);
+            let manager = &place.manager;
+            manager.directory.all().iter().for_each(|session| manager.set_timers(session));
+            let told: Vec<_> = std::iter::from_fn(|| manager.timers.lock().next(now * 1000).ok())
+                .map(|(_, name, timer, due)| (name.to_string(), timer, due / 1000))
+                .collect();
+            let wait = place.run(async { manager.fire_due() }).unwrap();
+            (place, wait.map(|wait| wait.as_secs()), told)
+        };
+        let names = |told: &[(String, StoredTimer, u64)]| told.iter().map(|(name, _, due)| (name.clone(), *due)).collect::<Vec<_>>();
+        let stop = |place: Place| place.run(place.manager.world().store.shutdown());
+        let (place, ..) = start(NOW);
+        let store = &place.manager.world().store;
+        place.run(store.apply(Change::Create(std::sync::Arc::new(stored("111111", NOW, &[]))))).unwrap();
+        let every = StoredTimer { due: (NOW + 60) * 1000, every: Some(60_000) };
+        for (name, timer) in [("once", at((NOW + 10) * 1000)), ("every", every)] {
+            place.run(store.apply(Change::Timer { id: id("111111"), name: name.into(), timer: Some(timer) })).unwrap();
+        }
+        stop(place);
+        // Set back: nothing is due, and the clock is looked at now and then.
+        let (place, wait, told) = start(NOW - DAY);
+        assert_eq!((wait, names(&told)), (Some(LONGEST_SLEEP.as_secs()), vec![]), "{url}");
+        stop(place);
+        // Set forward by a day and a half minute: both are late, and of the one that repeats the last time counts.
+        let later = NOW + DAY + 30;
+        let (place, _, told) = start(later);
+        assert_eq!(names(&told), [("once".to_owned(), NOW + 10), ("every".to_owned(), NOW + DAY)], "{url}");
+        let session = place.manager.get(id("111111")).unwrap();
+        for (name, timer, due) in &told {
+            place.run(place.manager.fired(&session, name, *timer, due * 1000, Ok(Vec::new())));
+        }
+        stop(place);
+        // The same time again, and one before: what was told is not told again, and the other comes when its next time does.
+        for (now, next) in [(later, 30), (NOW, LONGEST_SLEEP.as_secs())] {
+            let (place, wait, told) = start(now);
+            assert_eq!((wait, names(&told), place.manager.timers.len()), (Some(next), vec![], 1), "{url} {now}");
+            stop(place);
+        }
+        let (_, _, told) = start(NOW + DAY + 60);
+        assert_eq!(names(&told), [("every".to_owned(), NOW + DAY + 60)], "{url}");
+    }
+}

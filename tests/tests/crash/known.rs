@@ -3,13 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher as _, Hasher as _, RandomState},
-    io,
     net::SocketAddr,
 };
 
 use conductor_tests::{
     Response,
-    http::{try_get, try_post},
+    http::{NoAnswer, try_get, try_post},
 };
 use serde_json::{Value, json};
 
@@ -72,7 +71,7 @@ impl Client {
     ///
     /// # Errors
     /// When the host is gone: what it was asked for may be made or not.
-    pub(crate) fn change(&mut self, admin: SocketAddr, iot: SocketAddr) -> io::Result<()> {
+    pub(crate) fn change(&mut self, admin: SocketAddr, iot: SocketAddr) -> Result<(), NoAnswer> {
         let any = any_number();
         let has = self.sessions.len() as u64;
         let session = self.sessions.iter().nth((any >> 32) as usize % has.max(1) as usize);
@@ -102,9 +101,8 @@ impl Client {
                 Ok(())
             }
             Err(error) => {
-                // Nobody was there any more.
-                let reached = error.kind() != io::ErrorKind::ConnectionRefused;
-                self.asked = reached.then_some(asked);
+                // What the host had not read was not under way.
+                self.asked = matches!(error, NoAnswer::Cut(_)).then_some(asked);
                 Err(error)
             }
         }

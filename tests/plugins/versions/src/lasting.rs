@@ -100,6 +100,11 @@ macro_rules! conductor {
                 self.0.tell(timer);
                 Ok(())
             }
+
+            async fn close(&mut self, _: &Session, reason: CloseReason) -> Result<()> {
+                tracing::info!("one that lasts closes: {reason:?}");
+                Ok(())
+            }
         }
 
         impl $name {
