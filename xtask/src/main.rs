@@ -49,6 +49,8 @@ The commands of this repository:
   cargo xtask bench abi         measures what the binary contract costs: nanoseconds for a request and a call of the
                                 host, milliseconds to load a plugin, its size and its lines.
   cargo xtask bench flood       measures how long others wait while the IoT port is flooded, beside how long in peace.
+  cargo xtask bench timing [SAMPLES]
+                                measures whether the time of an answer tells an unknown id from a wrong pin.
   cargo xtask bench restart [COUNT]
                                 measures how long a host takes to come back with COUNT sessions (100,000), on each
                                 store that lasts, and what memory it takes.
