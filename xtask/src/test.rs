@@ -212,6 +212,7 @@ mod tests {
             assert!(holds > 0, "nothing holds this: {row}");
         }
         assert!(tests > 60 && commands >= 5, "{tests} tests and {commands} commands");
+        assert!(crate::bench::tables::TESTS.iter().all(|name| is_test(name, &sources)));
         for name in [
             "access::a_test_that_is_not_there",
             "flood::a_viewer_sees_no_pin",
