@@ -47,7 +47,7 @@ macro_rules! targets {
     };
 }
 
-targets! { join query settings grants token networks forwarded manifest inspect connect store }
+targets! { join query settings grants token networks forwarded manifest inspect connect store bearer budgets }
 
 fn holds(name: &str) {
     let target = TARGETS.iter().find(|target| target.name == name).unwrap();
