@@ -8,6 +8,8 @@ mod census;
 pub mod cli;
 pub mod conductors;
 pub mod config;
+#[cfg(test)]
+mod crowd;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;

@@ -97,9 +97,10 @@ fn micros(time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
+    use crate::crowd;
 
     fn source(n: u32) -> Source {
         Source::of(Ipv4Addr::from_bits(n).into())
@@ -129,9 +130,11 @@ mod tests {
         for spender in 0..10_000 {
             while pace.take_at(source(spender), now) {}
         }
-        for other in 1_000_000..1_200_000 {
-            pace.take_at(source(other), now);
-        }
+        crowd::comes("sources that connect", 200_000, |count| {
+            for other in 0..count {
+                pace.take_at(Source::of(Ipv6Addr::from_bits(u128::from(other) << 64).into()), now);
+            }
+        });
         let spent: usize = pace.groups.iter().map(|group| group.lock().unwrap().iter().filter(|b| b.full_at > 100_000_000).count()).sum();
         assert!(spent > 9_000, "{spent} are still spent");
         let again = (0..10_000).filter(|spender| pace.take_at(source(*spender), now)).count();

@@ -184,7 +184,8 @@ fn unchunk(mut rest: &str) -> String {
 /// # Panics
 /// When it is not cut, or is before the host had to wait for it.
 pub fn ask_and_never_read(stream: &mut impl Write) {
-    let requests = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+    // So many at once that the buffers on the way are full long before the host has waited enough, on a machine that is busy, too.
+    let requests = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n".repeat(10_000);
     let mut full = false;
     // First the answers fill all buffers on the way, then the host waits for a while, then it has waited enough.
     until("the host to close the connection", || match stream.write(requests.as_bytes()) {

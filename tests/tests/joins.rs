@@ -226,6 +226,18 @@ fn a_guarded_pin_is_opened_and_rotated_by_an_administrator_and_a_restart_does_no
 }
 
 #[test]
+fn a_crash_frees_no_pin_whose_failures_were_written_down_meanwhile() {
+    let mut host = Host::start(options().set("joins.pin_failures_burst", json!(1)));
+    let session = create(&host);
+    let by_pin = |host: &Host, pin: &Value| join(host, &session["id"], json!({"client": "a", "pin": pin})).status;
+    assert_eq!(by_pin(&host, &other(&session["pin"])), 403);
+    until("what failed to be written down", || host.folder().join("state/join-budgets").exists().then_some(()));
+    host.kill();
+    host.start_again();
+    assert_eq!((show(&host, &session)["pin_guarded"].clone(), by_pin(&host, &session["pin"])), (json!(true), 403));
+}
+
+#[test]
 fn damaged_budgets_guard_all_pins_until_they_are_opened() {
     let mut host = Host::start(options().set("joins.source_failures_burst", json!(1000)));
     let session = create(&host);

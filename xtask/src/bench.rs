@@ -7,6 +7,7 @@ mod containment;
 mod flood;
 mod restart;
 mod store;
+pub(crate) mod tables;
 mod timing;
 
 use std::{
@@ -48,13 +49,17 @@ pub(crate) fn run(names: &[String]) -> Outcome<ExitCode> {
             timing::run(&Bench::new()?, samples.first())?;
             return Ok(ExitCode::SUCCESS);
         }
+        [name, count @ ..] if name == "tables" && count.len() <= 1 => {
+            tables::run(count.first())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         [name, options @ ..] if name == "store" => return store::run(options),
         _ => {}
     }
     let all = ["size", "memory", "requests", "blocking", "containment"];
     if let Some(unknown) = names.iter().find(|name| !all.contains(&name.as_str())) {
         return Err(format!(
-            "there is no benchmark {unknown:?}; there are: {}, and by itself abi, author, flood, restart, store or timing",
+            "there is no benchmark {unknown:?}; there are: {}, and by itself abi, author, flood, restart, store, tables or timing",
             all.join(", ")
         )
         .into());

@@ -13,8 +13,21 @@ use crate::{
 };
 
 /// All targets, as `host/src/fuzz/mod.rs` has them.
-const TARGETS: &[&str] =
-    &["join", "query", "settings", "grants", "token", "networks", "forwarded", "manifest", "inspect", "connect", "store"];
+const TARGETS: &[&str] = &[
+    "join",
+    "query",
+    "settings",
+    "grants",
+    "token",
+    "networks",
+    "forwarded",
+    "manifest",
+    "inspect",
+    "connect",
+    "store",
+    "bearer",
+    "budgets",
+];
 
 const SECONDS: u32 = 60;
 

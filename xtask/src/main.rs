@@ -49,6 +49,11 @@ The commands of this repository:
   cargo xtask bench abi         measures what the binary contract costs: nanoseconds for a request and a call of the
                                 host, milliseconds to load a plugin, its size and its lines.
   cargo xtask bench flood       measures how long others wait while the IoT port is flooded, beside how long in peace.
+  cargo xtask bench tables [COUNT]
+                                brings COUNT different ids and sources (10,000,000) to all that remembers such: its size
+                                stays, and so does the memory of the process.
+  cargo xtask bench timing [SAMPLES]
+                                measures whether the time of an answer tells an unknown id from a wrong pin.
   cargo xtask bench restart [COUNT]
                                 measures how long a host takes to come back with COUNT sessions (100,000), on each
                                 store that lasts, and what memory it takes.

@@ -158,6 +158,71 @@ mod tests {
         }
     }
 
+    /// Each file below a folder, with its path from the root.
+    fn sources(folder: &str) -> Vec<(String, String)> {
+        let entries = std::fs::read_dir(workspace::root().join(folder)).unwrap().map(Result::unwrap);
+        let named = entries.map(|entry| (format!("{folder}/{}", entry.file_name().into_string().unwrap()), entry.path()));
+        let below = named.flat_map(|(name, path)| match path.is_dir() {
+            true => sources(&name),
+            false => vec![(name, std::fs::read_to_string(path).unwrap_or_default())],
+        });
+        below.collect()
+    }
+
+    /// Whether SECURITY.md's name of a test is one's: a function with this name that is a test, in a file whose path begins as the modules say.
+    fn is_test(name: &str, sources: &[(String, String)]) -> bool {
+        let (modules, function) = name.rsplit_once("::").unwrap();
+        let place = |folder: &str, modules: &str| format!("{folder}/{}", modules.replace("::", "/"));
+        let places = match modules.strip_suffix("::tests") {
+            Some(modules) => vec![place("host/src", modules)],
+            None => vec![place("tests/tests", modules), place("host/tests", modules)],
+        };
+        let here =
+            |path: &str| places.iter().any(|place| path.strip_prefix(place.as_str()).is_some_and(|rest| rest.starts_with(['.', '/', '_'])));
+        let is_here = |text: &str| {
+            let lines: Vec<_> = text.lines().map(str::trim_start).collect();
+            let at = lines.iter().position(|line| line.contains(&format!("fn {function}(")));
+            let before = lines[..at.unwrap_or(0)].iter().rev().take_while(|line| line.starts_with("#[") || line.starts_with("//"));
+            before.into_iter().any(|line| *line == "#[test]" || line.starts_with("#[tokio::test"))
+        };
+        sources.iter().any(|(path, text)| here(path) && is_here(text))
+    }
+
+    #[test]
+    fn each_promise_of_security_md_names_tests_and_commands_that_are_there() {
+        let sources: Vec<_> = ["host/src", "host/tests", "tests/tests"].iter().flat_map(|folder| sources(folder)).collect();
+        let page = std::fs::read_to_string(workspace::root().join("SECURITY.md")).unwrap();
+        let (mut tests, mut commands) = (0, 0);
+        let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| promise") && !line.starts_with("| ---"));
+        for row in rows {
+            let mut holds = 0;
+            for code in row.rsplit_once(" | ").unwrap().1.split('`').skip(1).step_by(2) {
+                if code.starts_with("cargo xtask ") {
+                    assert!(crate::HELP.lines().any(|line| line.trim_start().starts_with(code)), "there is no `{code}`: {row}");
+                    commands += 1;
+                } else if code.contains("::") {
+                    assert!(is_test(code, &sources), "there is no test {code}: {row}");
+                    tests += 1;
+                } else {
+                    assert!(workspace::root().join(code).exists(), "there is no {code}: {row}");
+                    continue;
+                }
+                holds += 1;
+            }
+            assert!(holds > 0, "nothing holds this: {row}");
+        }
+        assert!(tests > 60 && commands >= 5, "{tests} tests and {commands} commands");
+        assert!(crate::bench::tables::TESTS.iter().all(|name| is_test(name, &sources)));
+        for name in [
+            "access::a_test_that_is_not_there",
+            "flood::a_viewer_sees_no_pin",
+            "pace::tests::source",
+            "limits::tests::a_client_that_does_not_read_is_cut",
+        ] {
+            assert!(!is_test(name, &sources), "{name}");
+        }
+    }
+
     #[test]
     fn plugins_have_no_unsafe_code() {
         let crates = ["plugins", "tests/plugins"].map(|folder| workspace::root().join(folder));

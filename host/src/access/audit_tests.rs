@@ -1,7 +1,7 @@
 use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
-    time::{Instant, SystemTime},
+    time::SystemTime,
 };
 
 use axum::{Router, body::Body, middleware::from_fn_with_state, routing::any};
@@ -164,20 +164,6 @@ fn strangers_are_admitted_again_with_time() {
     assert!(!state.admits_a_stranger(101));
     // A clock that goes back gives nothing, and takes nothing.
     assert!(!state.admits_a_stranger(50));
-}
-
-#[test]
-fn a_line_costs_little() {
-    let folder = tempfile::tempdir().unwrap();
-    let audit = audit(&folder);
-    let begun = Instant::now();
-    for _ in 0..2000 {
-        audit.record(&mut entry("1111"));
-    }
-    let each = begun.elapsed() / 2000;
-    println!("{} ns for a line", each.as_nanos());
-    // Far above what it takes, and far below what would be felt.
-    assert!(each < Duration::from_millis(2), "{each:?}");
 }
 
 /// A router with one route, whose answer is that, or never comes.

@@ -11,7 +11,7 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
-use crate::{broker::gate, store::json::format};
+use crate::{access::oidc, broker::gate, joins::saved, store::json::format};
 
 /// One reader of bytes from outside.
 #[derive(Clone, Copy, Debug)]
@@ -37,4 +37,6 @@ pub const TARGETS: &[Target] = &[
     Target { name: "inspect", read: targets::inspect, inputs: 150_000 },
     Target { name: "connect", read: gate::fuzz::connect, inputs: 120_000 },
     Target { name: "store", read: format::fuzz::file, inputs: 50_000 },
+    Target { name: "bearer", read: oidc::fuzz::bearer, inputs: 100_000 },
+    Target { name: "budgets", read: saved::fuzz::file, inputs: 50_000 },
 ];

@@ -17,6 +17,7 @@ use super::{
     TARGETS, Target,
     generator::{self, Generator},
 };
+use crate::crowd::resident;
 
 /// How long one input may take: they take microseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,7 +47,7 @@ macro_rules! targets {
     };
 }
 
-targets! { join query settings grants token networks forwarded manifest inspect connect store }
+targets! { join query settings grants token networks forwarded manifest inspect connect store bearer budgets }
 
 fn holds(name: &str) {
     let target = TARGETS.iter().find(|target| target.name == name).unwrap();
@@ -141,12 +142,6 @@ fn run(target: Target, mut generator: Generator, patience: Duration, growth: u64
             }
         }
     }
-}
-
-/// How much memory the process holds; only Linux tells in a file.
-fn resident() -> Option<u64> {
-    let pages: u64 = fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * 4096)
 }
 
 fn tried(read: fn(&[u8]) -> bool, patience: Duration, growth: u64) -> Result<u32, Failed> {

@@ -84,6 +84,10 @@ fn decode(bytes: &[u8]) -> Option<Vec<Saved>> {
     Some(entries.chunks_exact(ENTRY).map(|e| Saved { id: number(e, 0), created_at: number(e, 1), word: number(e, 2) }).collect())
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "saved_fuzz.rs"]
+pub(crate) mod fuzz;
+
 #[cfg(test)]
 mod tests {
     use super::*;

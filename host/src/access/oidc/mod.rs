@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt};
 
 use axum::http::{HeaderMap, Uri, header};
 use futures_util::future::BoxFuture;
-use jsonwebtoken::{Validation, crypto::aws_lc, decode, decode_header};
+use jsonwebtoken::{Header, Validation, crypto::aws_lc, decode, decode_header};
 use serde_json::{Map, Value};
 
 pub(crate) use self::keys::is_safe;
@@ -96,17 +96,7 @@ impl Oidc {
     }
 
     async fn check(&self, token: &str) -> Result<Identity, Wrong> {
-        if token.len() > MAX_TOKEN {
-            return Err(Wrong::TooLarge);
-        }
-        let header = decode_header(token).map_err(|_| Wrong::Malformed)?;
-        let kind = header.typ.as_deref().map(|kind| kind.strip_prefix("application/").unwrap_or(kind));
-        if !kind.is_some_and(|kind| kind.eq_ignore_ascii_case("at+jwt") || kind.eq_ignore_ascii_case("jwt")) {
-            return Err(Wrong::Kind);
-        }
-        if header.crit.is_some() {
-            return Err(Wrong::Malformed);
-        }
+        let header = head(token)?;
         let key = self.keys.find(header.kid.as_deref()).await.ok_or(Wrong::Key)?;
         if !key.algorithms.contains(&header.alg) {
             return Err(Wrong::Algorithm);
@@ -153,6 +143,22 @@ impl Oidc {
     }
 }
 
+/// A token's header, of what may be an access token.
+fn head(token: &str) -> Result<Header, Wrong> {
+    if token.len() > MAX_TOKEN {
+        return Err(Wrong::TooLarge);
+    }
+    let header = decode_header(token).map_err(|_| Wrong::Malformed)?;
+    let kind = header.typ.as_deref().map(|kind| kind.strip_prefix("application/").unwrap_or(kind));
+    if !kind.is_some_and(|kind| kind.eq_ignore_ascii_case("at+jwt") || kind.eq_ignore_ascii_case("jwt")) {
+        return Err(Wrong::Kind);
+    }
+    if header.crit.is_some() {
+        return Err(Wrong::Malformed);
+    }
+    Ok(header)
+}
+
 /// The texts in a claim: itself, the words in it (as `scope` has them), or those of a list.
 fn values<'a>(claims: &'a Map<String, Value>, claim: &str) -> Vec<&'a str> {
     // Names with dots in them are usual (`https://example.org/roles`), so the name comes before the path.
@@ -195,5 +201,7 @@ impl fmt::Debug for Oidc {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;
