@@ -29,9 +29,10 @@ use tokio::sync::oneshot;
 use super::{
     Applied, Change, OpenError, Opened, SavedState, Store, StoreError,
     change::Content,
-    disk::{RealDisk, beside, make_private},
+    disk::{RealDisk, beside, make_private, sync_names},
     json::{self, ended},
     lock::{FileLock, LockError},
+    taken_over,
     transfer::{AtRest, Counts},
 };
 use crate::sessions::SessionId;
@@ -77,17 +78,31 @@ impl SqliteStore {
         let failed = |source| OpenError::Io { file: file.to_owned(), source };
         let target = json::resolve(&RealDisk, file).map_err(failed)?;
         let lock = FileLock::acquire("store", &target, beside(&target, ".lock"))?;
+        // Where that cannot be told, reading it says why.
+        let import = import.filter(|json| json.try_exists().unwrap_or(true));
         let read = || check::read(&target, |_, _| {});
         let found = match read()? {
             Some(found) => {
-                if let Some(json) = import.filter(|json| json.exists()) {
+                if let Some(json) = import {
                     tracing::info!(store = %target.display(), "{} is there as well, and is not read", json.display());
+                    taken_over::mark(json);
                 }
                 found
             }
             None => {
                 match import {
-                    Some(json) => self::import(json, &target, granted_until)?,
+                    Some(json) if taken_over::is(json) => {
+                        tracing::info!(
+                            store = %target.display(),
+                            "made without sessions: {json} was taken over before. `conductor-host store import --from json:{json}` reads it again",
+                            json = json.display()
+                        );
+                        new::create(&target, &Content::default(), &mut std::iter::empty()).map_err(failed)?;
+                    }
+                    Some(json) => {
+                        self::import(json, &target, granted_until)?;
+                        taken_over::mark(json);
+                    }
                     None => new::create(&target, &Content::default(), &mut std::iter::empty()).map_err(failed)?,
                 }
                 read()?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?
@@ -102,6 +117,7 @@ impl SqliteStore {
         // Left by a host that was killed: its end may not be durable yet, and nothing is answered on it before it is.
         let unsettled = beside(&target, "-wal").metadata().is_ok_and(|log| log.len() > 0);
         let db = connect(&target, found.version).map_err(|error| failed(check::io_error(&error)))?;
+        sync_names(&RealDisk, &target).map_err(failed)?;
         let tally = rows::Tally::read(&db).map_err(|error| failed(check::io_error(&error)))?;
         if tally != found.tally {
             // Nothing is written when this is dropped.

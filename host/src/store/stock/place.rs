@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::super::{OpenError, Url, json::states, sqlite};
+use super::super::{OpenError, Url, json::states, sqlite, taken_over};
 
 /// Where a store is that outlives its host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,11 +29,11 @@ impl Place {
         })
     }
 
-    /// The `json:` store in the file `before`, where that is there and this store is not: a host that starts takes it over.
+    /// The `json:` store in the file `before`, where that is there, was never taken over, and this store is not there: a host that starts takes it over.
     #[must_use]
     pub fn or_before(self, before: Option<PathBuf>) -> Self {
         match before {
-            Some(before) if before.exists() && self.there().is_none() => Self::Json(before),
+            Some(before) if before.exists() && !taken_over::is(&before) && self.there().is_none() => Self::Json(before),
             _ => self,
         }
     }
