@@ -4,7 +4,7 @@
 //!
 //! 1. its `Host` is one of the port's own names and addresses (`site.rs`), which a page that had its name point here (DNS rebinding) cannot say;
 //! 2. if it may change something, no browser sent it for a page of another origin (`site.rs`);
-//! 3. the [`Methods`] say who asks; the first that was shown something decides;
+//! 3. the methods ([`Authenticator`]) say who asks; the first that was shown something decides;
 //! 4. that one's [`Role`] is at least the one that the table of `routes.rs` asks for.
 //!
 //! Bearer tokens (`tokens.rs`) are the first method. Another one is an [`Authenticator`] and a line in `methods`.

@@ -113,11 +113,10 @@ impl Source {
 }
 
 impl Settings {
-    /// The file of the `json:` store that was the default before `sqlite:` was, where the default is in force: the first start takes over what is in it.
+    /// The file of the `json:` store that was the default before `sqlite:` was, where `store.url` is set nowhere: the first start takes over what is in it.
     #[must_use]
     pub fn store_before(&self) -> Option<PathBuf> {
-        let is_default = self.store.url == StoreUrl::Sqlite(self.state.dir.join("sessions.db"));
-        is_default.then(|| self.state.dir.join("sessions.json"))
+        (!self.is_set("store.url")).then(|| self.state.dir.join("sessions.json"))
     }
 
     /// Reads `file` (none: defaults apply), the variables of `env` that begin with [`ENVIRONMENT_PREFIX`], and `flags`;

@@ -220,8 +220,8 @@ table! {
     /// Where sessions and their clients are kept.
     ["store"] Store {
         /// `sqlite:FILE`, a database that other programs can read (`docs/store.md`), `json:FILE`, a text that is rewritten at each change, for up to 1,000
-        /// sessions, or `memory:`, for tests: all is lost at the end. Where the default is in force and is not there yet, the first start takes over
-        /// what is in `{state.dir}/sessions.json`.
+        /// sessions, or `memory:`, for tests: all is lost at the end. Where this is not set and the default is not there yet, the first start takes
+        /// over, once, what is in `{state.dir}/sessions.json`.
         url: StoreUrl = STORE_URL, Text("sqlite:{state.dir}/sessions.db");
     }
 

@@ -48,6 +48,15 @@ pub(super) trait Disk: Send + 'static {
     }
 }
 
+/// Makes durable the names that whoever was killed here may have left beside `target`: nothing is built on them before. Then the name of the folder,
+/// as far as this host may: the one above is not its own.
+pub(super) fn sync_names(disk: &impl Disk, target: &Path) -> io::Result<()> {
+    let folder = folder_of(target);
+    let synced = disk.sync_folder(folder);
+    let _ = disk.sync_folder(folder_of(folder));
+    synced
+}
+
 /// Bytes that go to a file at once.
 const CHUNK: usize = 64 * 1024;
 

@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use super::{
     Applied, Change, OpenError, Opened, SavedState, StoreError,
     change::{Content, Undo},
-    disk::{Disk, beside, folder_of, put, step},
+    disk::{Disk, beside, folder_of, put, step, sync_names},
     lock::FileLock,
     queue::{Part, Queue, Trouble, Work},
 };
@@ -53,11 +53,7 @@ pub(super) fn open(file: &Path, granted_until: u64, retry: Duration, disk: impl 
         None => Content::default(),
         Some(bytes) => format::parse(&bytes, granted_until).map_err(unusable)?,
     };
-    // Whoever was killed here may have left names that are not durable yet; nothing is built on them before they are.
-    let folder = folder_of(&target);
-    let unsettled = disk.sync_folder(folder).is_err();
-    // As far as this host may: it is not its own.
-    let _ = disk.sync_folder(folder_of(folder));
+    let unsettled = sync_names(&disk, &target).is_err();
     let states = States::open(&disk, &target, &content.sessions).map_err(failed)?;
     let loaded = content.loaded();
     let trouble = Trouble::default();

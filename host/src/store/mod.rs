@@ -23,6 +23,7 @@ mod queue;
 mod resting;
 mod sqlite;
 pub mod stock;
+mod taken_over;
 pub mod transfer;
 
 use std::{
@@ -307,7 +308,7 @@ pub enum Change {
     },
 }
 
-/// Why a change was refused. Nothing of it was kept.
+/// Why a change was refused. It was taken back.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The change names a session that is not stored (closed meanwhile, say).
@@ -437,7 +438,7 @@ pub fn open(url: &str, base: &Path, grant_ttl: Duration, now: u64) -> Opened<Arc
 }
 
 /// As [`open`]. Where a `sqlite:` store is made since its file is missing, it begins with all that the `json:` store in the file `import` holds, where that is
-/// there, which stays as it is.
+/// there, which stays as it is. That happens once: FILE.imported beside it says so from then on, and from the first start that finds both.
 ///
 /// # Errors
 /// As [`open`], and for `import` as well.

@@ -63,6 +63,13 @@ impl HostOptions {
         self.set(&format!("types.{type_name}.plugin"), json!(file))
     }
 
+    /// Takes one key away, `section.name`: its default applies.
+    #[must_use]
+    pub fn unset(mut self, key: &str) -> Self {
+        self.settings.retain(|(section, name), _| format!("{section}.{name}") != key);
+        self
+    }
+
     /// Takes a type away.
     #[must_use]
     pub fn without(mut self, type_name: &str) -> Self {

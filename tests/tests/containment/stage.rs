@@ -46,7 +46,8 @@ impl Stage {
     pub(crate) fn ask_and_leave(&self, session: &Session, method: &str, params: Value) -> TcpStream {
         let body = json!({ "method": method, "params": params }).to_string();
         let mut stream = self.host.connect_admin();
-        let head = format!("POST /v1/sessions/{}/requests HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", session.id, body.len());
+        let head =
+            format!("POST /v1/sessions/{}/requests HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", session.id, body.len());
         stream.write_all((head + &body).as_bytes()).unwrap();
         stream
     }

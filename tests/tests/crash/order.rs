@@ -27,9 +27,28 @@ fn json() {
 #[test]
 fn sqlite() {
     let host = traced(Medium::Sqlite);
-    for change in changes(&host) {
-        assert_in_order(&change, &[(WRITES, "sessions.db-wal>"), (SYNCS, "sessions.db-wal>")]);
-        assert_nothing_after(&change, "sessions.db-wal>");
+    let changes = changes(&host);
+    for change in &changes {
+        assert_in_order(change, &[(WRITES, "sessions.db-wal>"), (SYNCS, "sessions.db-wal>")]);
+        assert_nothing_after(change, "sessions.db-wal>");
+    }
+    // The first one made the log's name durable as well.
+    assert_in_order(&changes[0], &[(SYNCS, "sessions.db-wal>"), (SYNCS, "/state>")]);
+}
+
+/// Whoever was killed may have left names that are not durable yet.
+#[test]
+fn a_start_syncs_the_names_that_it_finds() {
+    for medium in [Medium::Json, Medium::Sqlite] {
+        let mut host = traced(medium);
+        host.create("echo");
+        host.kill();
+        host.start_again();
+        let trace = host.folder().join("trace");
+        let above = format!("{}>", host.folder().file_name().unwrap().to_str().unwrap());
+        http::request(host.admin, "GET", "/livez", &[("X-Change", "end")], "");
+        until("the trace", || fs::read_to_string(&trace).ok().filter(|text| text.contains("X-Change: end")));
+        assert_in_order(&calls(&trace), &[(SYNCS, "/state>"), (SYNCS, &above)]);
     }
 }
 

@@ -160,6 +160,9 @@ fn store_and_key_follow_the_state_folder_until_they_are_set() {
     let settings = good("[state]\ndir = \"/weak\"\n", &[], &["state.dir=/strong"]);
     assert_eq!(settings.store.url, StoreUrl::Sqlite("/strong/sessions.db".into()));
     assert!(!settings.show().contains("/weak"));
+    // What was the default before is looked for where no store is set, be it the default.
+    assert_eq!(settings.store_before().as_deref(), Some(Path::new("/strong/sessions.json")));
+    assert_eq!(good("[store]\nurl = \"sqlite:state/sessions.db\"\n", &[], &[]).store_before(), None);
 }
 
 #[test]

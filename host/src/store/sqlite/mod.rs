@@ -21,11 +21,12 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use super::{
     OpenError, Opened,
     change::Content,
-    disk::{RealDisk, beside, make_private},
+    disk::{RealDisk, beside, make_private, sync_names},
     json,
     lock::FileLock,
     queue::{Queue, Trouble},
     stock::{self, Beside, Counts, Place, StockError},
+    taken_over,
 };
 use writer::Writer;
 
@@ -35,22 +36,36 @@ const BUSY: Duration = Duration::from_secs(2);
 /// What the log keeps on the disk once its content is in the database, in bytes.
 const LOG_LIMIT: i64 = 8 << 20;
 
-/// Locks and loads `file`, which is made where it is missing, with the content of the `json:` store in `import` where that is there.
+/// Locks and loads `file`, which is made where it is missing, with the content of the `json:` store in `import` where that is there and was not taken over before.
 pub(super) fn open(file: &Path, import: Option<&Path>, granted_until: u64, retry: Duration) -> Opened<Queue> {
     let failed = |source| OpenError::Io { file: file.to_owned(), source };
     let target = json::resolve(&RealDisk, file).map_err(failed)?;
     let lock = FileLock::acquire("store", &target, beside(&target, ".lock"))?;
+    // Where that cannot be told, reading it says why.
+    let import = import.filter(|json| json.try_exists().unwrap_or(true));
     let read = || check::read(&target, |db, version| check::whole(db, version, |_, _| {}));
     let found = match read()? {
         Some(found) => {
-            if let Some(json) = import.filter(|json| json.exists()) {
+            if let Some(json) = import {
                 tracing::info!(store = %target.display(), "{} is there as well, and is not read", json.display());
+                taken_over::mark(json);
             }
             found
         }
         None => {
             match import {
-                Some(json) => self::import(json, &target, granted_until)?,
+                Some(json) if taken_over::is(json) => {
+                    tracing::info!(
+                        store = %target.display(),
+                        "made without sessions: {json} was taken over before. `conductor-host store import --from json:{json}` reads it again",
+                        json = json.display()
+                    );
+                    new::create(&target, &Content::default(), &mut iter::empty()).map_err(failed)?;
+                }
+                Some(json) => {
+                    self::import(json, &target, granted_until)?;
+                    taken_over::mark(json);
+                }
                 None => new::create(&target, &Content::default(), &mut iter::empty()).map_err(failed)?,
             }
             read()?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?
@@ -65,6 +80,7 @@ pub(super) fn open(file: &Path, import: Option<&Path>, granted_until: u64, retry
     // Left by a host that was killed: its end may not be durable yet, and nothing is answered on it before it is.
     let unsettled = beside(&target, "-wal").metadata().is_ok_and(|log| log.len() > 0);
     let db = connect(&target, found.version).map_err(|error| failed(check::io_error(&error)))?;
+    sync_names(&RealDisk, &target).map_err(failed)?;
     let tally = rows::Tally::read(&db).map_err(|error| failed(check::io_error(&error)))?;
     if tally != found.tally {
         // Nothing is written when this is dropped.

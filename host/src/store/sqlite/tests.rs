@@ -191,6 +191,16 @@ fn a_json_store_is_taken_over_once_and_kept() {
     wait(store.shutdown());
     let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert!(!names.iter().any(|name| name.starts_with(".new-")), "{names:?}");
+    // Whoever takes the database away starts without sessions.
+    fs::remove_file(&file).unwrap();
+    let (store, loaded) = open().unwrap();
+    assert!(loaded.sessions.is_empty() && loaded.resting.is_empty(), "what was taken over once does not come back");
+    wait(store.shutdown());
+    // A database that was made before there was a marker counts as one that took it over.
+    let marker = beside(&json, ".imported");
+    fs::remove_file(&marker).unwrap();
+    wait(open().unwrap().0.shutdown());
+    assert!(fs::read_to_string(&marker).unwrap().contains("store import"));
 }
 
 #[test]
@@ -260,10 +270,32 @@ fn links_are_followed_and_only_the_owner_may_read() {
 #[test]
 fn what_changes_nothing_after_a_kill_is_answered_once_the_log_is_durable() {
     let (_folder, file) = Bench::new(NEVER).killed();
-    let log = || fs::metadata(beside(&file, "-wal")).unwrap().len();
     let (store, _) = open_file(&file).unwrap();
-    assert_ne!(log(), 0);
+    let alone = || {
+        let folder = tempfile::tempdir().unwrap();
+        let copy = folder.path().join("sessions.db");
+        fs::copy(&file, &copy).unwrap();
+        open_file(&copy).unwrap().1.sessions.len()
+    };
+    assert_eq!(alone(), 0);
     wait(store.apply(join("1", "a", 10))).unwrap();
     // Written once more with all before it, and then taken into the database.
-    assert_eq!(log(), 0);
+    assert_eq!(alone(), 1);
+}
+
+#[test]
+fn a_start_after_two_power_cuts_goes_on_from_an_older_shm() {
+    let (_folder, file) = Bench::new(NEVER).killed();
+    let (store, _) = open_file(&file).unwrap();
+    // The kernel may write this back at any time, and nothing that follows.
+    let shm = fs::read(beside(&file, "-shm")).unwrap();
+    wait(store.apply(join("1", "b", 20))).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("sessions.db");
+    for suffix in ["", "-wal"] {
+        fs::copy(beside(&file, suffix), beside(&copy, suffix)).unwrap();
+    }
+    fs::write(beside(&copy, "-shm"), &shm).unwrap();
+    let (_store, loaded) = open_file(&copy).unwrap();
+    assert_eq!(names(&loaded.sessions[0]), [("a".into(), 10), ("b".into(), 20)]);
 }

@@ -202,7 +202,8 @@ impl Writer {
         (self.tally, self.unsettled) = (tally, false);
         if was_unsettled {
             // What was refused is still in the log, behind its end. Where a reader is in the way it stays there, and is no harm.
-            let _ = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            // The next change begins the log anew. It is not cut: after a power cut an older -shm may still tell of its frames, and a start that misses them refuses.
+            let _ = self.db.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::super::{OpenError, Url, json::states, sqlite};
+use super::super::{OpenError, Url, json::states, sqlite, taken_over};
 
 /// Where a store is that outlives its host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,14 +29,14 @@ impl Place {
         })
     }
 
-    /// As [`Place::of`]; but the `json:` store in the file `before`, where that is there and what `url` names is not: a host that starts takes it over.
+    /// As [`Place::of`]; but the `json:` store in the file `before`, where that is there, was never taken over, and what `url` names is not there: a host that starts takes it over.
     ///
     /// # Errors
     /// Where the url is unknown.
     pub fn in_use(url: &str, base: &Path, before: Option<PathBuf>) -> Result<Option<Self>, OpenError> {
         let named = Self::of(url, base)?;
         Ok(named.map(|named| match before {
-            Some(before) if before.exists() && named.there().is_none() => Self::Json(before),
+            Some(before) if before.exists() && !taken_over::is(&before) && named.there().is_none() => Self::Json(before),
             _ => named,
         }))
     }

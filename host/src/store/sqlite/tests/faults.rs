@@ -122,8 +122,12 @@ fn a_refused_change_that_reached_the_log_is_written_over() {
     bench.run(mend_commits);
     // The next commit, of whatever, takes its place; then the log begins anew.
     bench.apply(join("1", "a", 11)).unwrap();
-    assert_eq!(fs::metadata(&log).unwrap().len(), 0);
     assert_eq!(bench.on_disk(), [("1".into(), vec![("a".into(), 11)])]);
+    let length = || fs::metadata(&log).unwrap().len();
+    let before = length();
+    bench.apply(join("1", "a", 12)).unwrap();
+    assert_eq!(length(), before, "written over from its beginning");
+    assert_eq!(bench.on_disk(), [("1".into(), vec![("a".into(), 12)])]);
 }
 
 #[test]
