@@ -65,10 +65,12 @@ pub(super) fn examine<T>(
     let (Some(application), Some(version), true) = (header_word(&image, 68), header_word(&image, 60), image.starts_with(MAGIC)) else {
         return Err(NO_DATABASE.into());
     };
-    let read = || {
+    let read = move || {
         known(application, version)?;
         let mut db = Connection::open_in_memory()?;
         db.deserialize_read_exact(MAIN_DB, &*image, image.len(), false)?;
+        // SQLite has a copy of its own.
+        drop(image);
         look(&db, version)
     };
     read().map_err(|error| words(&error))
