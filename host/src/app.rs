@@ -1,6 +1,7 @@
 //! The composition root: from settings to a running host with bound addresses, and from there to its end.
 
 use std::{
+    cell::Cell,
     error::Error,
     fs, io,
     net::SocketAddr,
@@ -9,8 +10,9 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, runtime::Runtime, sync::watch};
+use tokio::{net::TcpListener, runtime::Runtime, sync::watch, time::Instant};
 use tracing::level_filters::LevelFilter;
 
 use crate::{
@@ -41,8 +43,11 @@ use crate::{
 /// How often the main loop looks.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What a drain may take: for requests, conductors and services; and in all. What is between is for the broker's farewell and the store.
+/// What a drain may take from the signal on: for requests of the IoT port before sessions refuse them, which leaves conductors their 10 s; for requests, conductors and
+/// services; until the admin port ends what it does; and in all. What is between is for the broker's farewell and the store, the rest up to 20 s for the runtime.
+const REQUESTS: Duration = Duration::from_secs(7);
 const ENDING: Duration = Duration::from_secs(17);
+const LAST_ANSWERS: Duration = Duration::from_millis(18_500);
 const WHOLE_DRAIN: Duration = Duration::from_secs(19);
 
 type Failed = Box<dyn Error + Send + Sync>;
@@ -65,7 +70,7 @@ pub fn run(settings: &Settings, source: Source, ready_file: Option<&Path>, dev: 
             1
         }
     };
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    runtime.shutdown_timeout(Duration::from_millis(500));
     status
 }
 
@@ -131,6 +136,7 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
         });
         restore_budgets(&manager, &budgets);
         let services = Services::new(&manager, wanted_services);
+        let (stop, stopping) = watch::channel(false);
         let reloader = Reloader::new(source, settings.clone(), libraries, manager.clone(), services.clone(), dev);
         let ports = Arc::new(Ports {
             manager: manager.clone(),
@@ -144,6 +150,7 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
             iot_tls: settings.iot.tls,
             audit,
             reloader: reloader.clone(),
+            stopping: stopping.clone(),
         });
         // All addresses are bound before the first connection is served.
         let admin = serve::bind(&settings.admin.listen).await?;
@@ -164,13 +171,9 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
         let addresses = addresses(&admin, &iot, &*broker)?;
         manager.start();
         let started = services.start().await;
-        let end_in_order = async || {
-            // While services close, they still reach the sessions.
+        if let Err(failed) = started {
             services.stop().await;
             manager.stop().await;
-        };
-        if let Err(failed) = started {
-            end_in_order().await;
             broker.shutdown().await;
             store.shutdown().await;
             pool.stop();
@@ -178,7 +181,6 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
         }
         // Now that services hear of what was due while the host was down.
         manager.run_lifetimes();
-        let (stop, stopping) = watch::channel(false);
         let (stop_admin, stopping_admin) = watch::channel(false);
         tokio::spawn(hangups.serve(tls.clone(), reloader.clone()));
         let mqtt = embedded.as_ref().map(EmbeddedBroker::websocket_router);
@@ -212,31 +214,48 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
         }
         signals.wait().await;
         tracing::info!("stopping; a second signal ends it at once");
+        let begun = Instant::now();
+        let under_way = Cell::new("conductors, services and requests");
         let drain = async {
             if let Some(external) = &external {
                 // What conductors would not hear any more waits at the broker for the next host.
                 external.stop_hearing();
             }
             stop.send_replace(true);
-            let begun = tokio::time::Instant::now();
             // A task that panicked has nothing under way any more; hence the results that are not looked at.
-            let ending = async { tokio::join!(end_in_order(), iot, main_loop) };
+            let iot = iot.map(drop).shared();
+            let asked = tokio::time::timeout_at(begun + REQUESTS, iot.clone());
+            let end_in_order = async {
+                // While services close and requests end, they still reach the sessions.
+                let _ = tokio::join!(services.stop(), asked);
+                manager.stop().await;
+            };
+            let ending = async { tokio::join!(end_in_order, iot, main_loop) };
             if tokio::time::timeout_at(begun + ENDING, ending).await.is_err() {
                 tracing::warn!("what conductors, services and requests still do after {} s is cut off", ENDING.as_secs());
             }
+            under_way.set("the broker's farewell to its clients");
             broker.shutdown().await;
+            under_way.set("the store's last writes");
             store.shutdown().await;
-            if let Err(error) = manager.keep_pin_budgets() {
+            under_way.set("the saving of the budgets of pins");
+            let keeping = manager.clone();
+            if let Err(error) = tokio::task::spawn_blocking(move || keeping.keep_pin_budgets()).await.unwrap_or_else(|e| Err(e.into())) {
                 tracing::error!(%error, "the budgets of pins were not saved: what failed in the last seconds is forgotten");
             }
+            under_way.set("the admin port");
             // Last, so that it can say until the end that the host is draining.
             stop_admin.send_replace(true);
-            let _ = tokio::time::timeout_at(begun + WHOLE_DRAIN, admin).await;
+            let _ = tokio::time::timeout_at(begun + LAST_ANSWERS, admin).await;
         };
         let status = tokio::select! {
             () = drain => {
                 tracing::info!("stopped");
                 0
+            }
+            () = tokio::time::sleep_until(begun + WHOLE_DRAIN) => {
+                tracing::error!("stopped with something undone: {} did not end within {} s; look at the disk and the broker", under_way.get(), WHOLE_DRAIN.as_secs());
+                1
             }
             () = signals.wait() => {
                 tracing::warn!("stopped at once, at the second signal");
@@ -319,7 +338,6 @@ fn log_level() -> u8 {
     }
 }
 
-/// What the host does again and again.
 /// What pins had used up of their budgets before the host ended.
 fn restore_budgets(manager: &Manager, file: &Path) {
     let found = saved::read(file);
@@ -333,6 +351,7 @@ fn restore_budgets(manager: &Manager, file: &Path) {
     manager.restore_pin_budgets(found);
 }
 
+/// What the host does again and again.
 fn periodic(manager: &Arc<Manager>) -> MainLoop {
     let (summing, keeping) = (manager.clone(), manager.clone());
     let mut main_loop = MainLoop::new();

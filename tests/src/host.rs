@@ -202,6 +202,17 @@ impl Host {
         self.signal(rustix::process::Signal::HUP);
     }
 
+    /// Stops it where it is, for what is done `meanwhile`: the system goes on to take connections and bytes for it.
+    ///
+    /// # Panics
+    /// When it cannot be stopped.
+    pub fn frozen<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
+        self.signal(rustix::process::Signal::STOP);
+        let done = meanwhile();
+        self.signal(rustix::process::Signal::CONT);
+        done
+    }
+
     fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
         rustix::process::kill_process(pid, signal).expect("a child can be signalled");

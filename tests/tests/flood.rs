@@ -5,7 +5,10 @@
 use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -65,8 +68,10 @@ fn to_the_end(mut stream: TcpStream) -> String {
 
 #[test]
 fn slow_heads_and_slow_bodies_are_cut_in_time_and_others_are_served() {
-    let host = Host::start(strict());
+    // Some places more than the slow ones take.
+    let host = Host::start(strict().set("iot.connections", json!(410)));
     let session = host.create("default");
+    let all_began = Barrier::new(3);
     thread::scope(|scope| {
         let slow = [
             ("POST /api/joinSession HTTP/1.1\r\nHost: x\r\n", "X", Duration::from_secs(5)),
@@ -75,11 +80,12 @@ fn slow_heads_and_slow_bodies_are_cut_in_time_and_others_are_served() {
         let slow: Vec<_> = slow
             .into_iter()
             .map(|(begin, byte, least)| {
-                let host = &host;
+                let (host, all_began) = (&host, &all_began);
                 scope.spawn(move || {
                     let mut streams: Vec<_> = (0..200).map(|n| from(of(n), host.iot).unwrap()).collect();
                     let begun = Instant::now();
                     streams.iter_mut().for_each(|stream| stream.write_all(begin.as_bytes()).unwrap());
+                    all_began.wait();
                     let mut first_cut = None;
                     // A byte of each in turn, until all are cut: about one in a quarter of a second.
                     until("all slow ones to be cut", || {
@@ -95,6 +101,7 @@ fn slow_heads_and_slow_bodies_are_cut_in_time_and_others_are_served() {
                 })
             })
             .collect();
+        all_began.wait();
         others_are_served(&host, &session);
         slow.into_iter().for_each(|slow| slow.join().unwrap());
     });
@@ -208,6 +215,23 @@ fn raw_mqtt_5(host: &Host, session: &conductor_tests::Session) -> TcpStream {
     stream
 }
 
+/// A join, by `/v1` and with the pin; the connection stays open.
+fn join_text(session: &conductor_tests::Session, client: &str) -> String {
+    let body = json!({"client": client, "pin": session.pin}).to_string();
+    let head = format!("POST /v1/sessions/{}/join HTTP/1.1\r\nHost: x\r\nContent-Type: application/json", session.id);
+    format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// The status line of the next answer; what the system says where there is none.
+fn status(stream: &mut TcpStream) -> String {
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut answer = [0; 4096];
+    match stream.read(&mut answer) {
+        Ok(read) => String::from_utf8_lossy(&answer[..read]).lines().next().unwrap_or("nothing").to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
 /// Devices join and messages go, conductors count what they are asked and save it, and in the midst of it the host is told to end: who has asked is
 /// answered whole, and what was acknowledged is there afterwards.
 #[test]
@@ -257,10 +281,25 @@ fn a_drain_under_load_drops_no_request_and_saves_all_state() {
             })
             .collect();
         until("the load", || (rounds.load(Ordering::SeqCst) > 100).then_some(()));
-        host.signal_to_end();
+        // Those who ask at the moment of the signal: on connections that are there already, and on new ones.
+        let mut joining: Vec<_> = (0..20).map(|_| TcpStream::connect(host.iot).unwrap()).collect();
+        for stream in &mut joining {
+            stream.write_all(join_text(&sessions[1], "joining").as_bytes()).unwrap();
+            assert_eq!(status(stream), "HTTP/1.1 200 OK");
+        }
+        host.frozen(|| {
+            joining.extend((0..50).map(|_| TcpStream::connect(host.iot).unwrap()));
+            for stream in &mut joining {
+                stream.write_all(join_text(&sessions[1], "joining").as_bytes()).unwrap();
+            }
+            host.signal_to_end();
+        });
         until("the drain", || (host.admin("/readyz").status == 503).then_some(()));
         signalled.store(true, Ordering::SeqCst);
-        assert!(TcpStream::connect(host.iot).is_err() || http::try_get(host.iot, "/livez").is_err(), "nobody new is let in");
+        for stream in &mut joining {
+            assert_eq!(status(stream), "HTTP/1.1 200 OK");
+        }
+        until("nobody new to be let in", || (TcpStream::connect(host.iot).is_err()).then_some(()));
         std::fs::write(&go, "").unwrap();
         let answer = waiting.join().unwrap();
         assert_eq!(answer.status, 200, "what was under way comes to its end: {answer:?}");

@@ -268,7 +268,9 @@ fn while_it_drains_it_is_not_ready_and_finishes_what_it_began() {
         host.signal_to_end();
         let ready = until("the drain to begin", || Some(host.admin("/readyz")).filter(|ready| ready.status != 200));
         assert_eq!((ready.status, &ready.json()["status"]), (503, &json!("draining")));
-        let refused = http::post(host.admin, "/v1/sessions", "{\"type\": \"echo\"}");
+        let create = || http::post(host.admin, "/v1/sessions", "{\"type\": \"echo\"}");
+        // Once the IoT port has answered all that it was asked.
+        let refused = until("operations to be refused", || Some(create()).filter(|answer| answer.status != 201));
         assert_eq!((refused.status, &refused.json()["code"]), (503, &json!("stopping")));
         assert_eq!(host.admin("/livez").status, 200);
         assert_eq!(asked.join().unwrap().json(), json!({"result": 2500}));

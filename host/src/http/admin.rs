@@ -352,7 +352,7 @@ async fn readyz(State(ports): State<Arc<Ports>>) -> Response {
     let plugins = Some(troubles.join("; ")).filter(|troubles| !troubles.is_empty());
     let audit = ports.audit.as_ref().and_then(|audit| audit.trouble()).map(|reason| reason.to_string());
     let degraded = store.is_some() || broker.is_some() || plugins.is_some() || audit.is_some();
-    let (code, status) = match (ports.manager.is_stopping(), degraded) {
+    let (code, status) = match (*ports.stopping.borrow(), degraded) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         (false, true) => (StatusCode::OK, "degraded"),
         (false, false) => (StatusCode::OK, "ready"),

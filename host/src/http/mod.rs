@@ -56,6 +56,7 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 use serde_json::json;
+use tokio::sync::watch;
 
 use self::error::Problem;
 use crate::{
@@ -91,6 +92,8 @@ pub struct Ports {
     pub audit: Option<Arc<Audit>>,
     /// Loads plugins again.
     pub reloader: Arc<Reloader>,
+    /// True from the signal to end on; operations are refused somewhat later.
+    pub stopping: watch::Receiver<bool>,
 }
 
 impl fmt::Debug for Ports {

@@ -92,6 +92,12 @@ Connection: close\r\n\r\n{\"type\":\"about:blank\",\"title\":\"Service Unavailab
 const LINGER: Duration = Duration::from_secs(1);
 const LINGERING: usize = 64;
 
+/// As many as the system keeps for a listener that are connected and not accepted.
+const BACKLOG: usize = 1024;
+
+/// After the stop a connection is still read for so long: what was sent before is there by then, and answered.
+const MOMENT: Duration = Duration::from_millis(200);
+
 /// How long what is in flight may take after the stop.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
@@ -108,7 +114,7 @@ pub async fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-/// Serves until `stop` becomes true; then takes no more connections, and gives what is in flight [`DRAIN`]. With `tls` it is HTTPS; what certificates a client
+/// Serves until `stop` becomes true; then takes those that are connected and no more, and gives what is in flight [`DRAIN`]. With `tls` it is HTTPS; what certificates a client
 /// showed is among its requests' extensions.
 pub async fn serve(
     listeners: Vec<TcpListener>,
@@ -158,7 +164,7 @@ async fn accept(listener: TcpListener, mut stop: watch::Receiver<bool>, serve: i
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stopped(&mut stop) => return,
+            () = stopped(&mut stop) => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -168,6 +174,26 @@ async fn accept(listener: TcpListener, mut stop: watch::Receiver<bool>, serve: i
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
+        }
+    }
+    // To clients these are connected, and may have sent their requests: a listener that is dropped would reset them. The system is asked, and not the runtime, which may not have heard of them yet.
+    let rest = listener.into_std().map(|listener| for_each_waiting(|| listener.accept(), serve));
+    if let Err(error) = rest {
+        tracing::warn!(%error, "who had connected before the stop is not served");
+    }
+}
+
+/// Those that are connected, until one would have to be waited for; not for ever, however fast others come.
+fn for_each_waiting(accept: impl FnMut() -> io::Result<(std::net::TcpStream, SocketAddr)>, serve: impl Fn(TcpStream, SocketAddr)) {
+    for accepted in std::iter::repeat_with(accept).take(BACKLOG) {
+        let stream = accepted.and_then(|(stream, peer)| {
+            stream.set_nonblocking(true)?;
+            Ok((TcpStream::from_std(stream)?, peer))
+        });
+        match stream {
+            Ok((stream, peer)) => serve(stream, peer),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => tracing::debug!(%error, "a connection could not be accepted"),
         }
     }
 }
@@ -186,7 +212,7 @@ async fn connection(
     let Some((tls, inside)) = tls else { return requests(stream, peer, None, router, limits, stop).await };
     let secured = tokio::select! {
         secured = tls.accept(inside, stream, HANDSHAKE) => secured,
-        () = stopped(&mut stop) => return,
+        () = stopped_for_a_moment(&mut stop) => return,
     };
     match secured {
         Ok(stream) => {
@@ -241,7 +267,7 @@ async fn requests<S>(
     let mut connection = pin!(connection);
     let done = tokio::select! {
         served = connection.as_mut() => Some(served),
-        () = stopped(&mut stop) => None,
+        () = stopped_for_a_moment(&mut stop) => None,
     };
     let served = match done {
         Some(served) => served,
@@ -313,6 +339,11 @@ impl Over {
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // The result is a guard on the value; it must not live on.
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn stopped_for_a_moment(stop: &mut watch::Receiver<bool>) {
+    stopped(stop).await;
+    tokio::time::sleep(MOMENT).await;
 }
 
 #[cfg(test)]

@@ -204,3 +204,54 @@ async fn one_connection_too_many_is_answered_503_and_closed_and_places_are_given
     stop.send_replace(true);
     tokio::time::timeout(Duration::from_secs(5), serving).await.unwrap().unwrap();
 }
+
+/// A request sent by a client that is connected.
+async fn asking(to: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn who_had_connected_and_asked_before_the_stop_is_answered() {
+    let listeners = bind(&["127.0.0.1:0".parse().unwrap()]).await.unwrap();
+    let to = listeners[0].local_addr().unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(asking(to).await);
+    }
+    let (_stop, stopping) = watch::channel(true);
+    let serving = tokio::spawn(serve(listeners, router(), limits(), None, stopping));
+    for mut client in clients {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"), "{answer}");
+    }
+    tokio::time::timeout(Duration::from_secs(5), serving).await.unwrap().unwrap();
+    assert!(TcpStream::connect(to).await.is_err(), "nobody new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_kept_connection_had_sent_before_the_stop_is_answered() {
+    // Which of the two the server sees first is left to chance.
+    for _ in 0..20 {
+        let (mut client, stop) = client();
+        for last in [false, true] {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            stop.send_replace(last);
+            assert!(answer(&mut client).await.ends_with("hello"));
+        }
+    }
+}
+
+#[test]
+fn however_fast_others_connect_the_stop_comes() {
+    let mut accepted = 0;
+    let accept = || {
+        accepted += 1;
+        assert!(accepted < 10_000, "for ever");
+        Err(io::ErrorKind::ConnectionAborted.into())
+    };
+    for_each_waiting(accept, |_, _| ());
+    assert_eq!(accepted, BACKLOG);
+}

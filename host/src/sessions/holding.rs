@@ -100,7 +100,7 @@ impl Session {
     }
 
     async fn note_stored(self: &Arc<Self>, queued: Vec<(Change, BoxFuture<'static, Applied>)>) -> Result<(), StoreError> {
-        let mut result = Ok(());
+        let (mut result, mut timers) = (Ok(()), Vec::new());
         for (change, applied) in queued {
             match applied.await {
                 Ok(record) => record.into_iter().for_each(|record| self.update_record(record)),
@@ -110,9 +110,13 @@ impl Session {
                     continue;
                 }
             }
-            if let (Change::Timer { name, timer, .. }, Some(manager)) = (change, self.world().manager.upgrade()) {
-                manager.requeue(self, &name, timer);
+            if let Change::Timer { name, timer, .. } = change {
+                timers.push((name, timer));
             }
+        }
+        // Once all is noted: one that is due by now would be told, though it was called off.
+        if let Some(manager) = self.world().manager.upgrade() {
+            timers.iter().for_each(|(name, timer)| manager.requeue(self, name, *timer));
         }
         result
     }

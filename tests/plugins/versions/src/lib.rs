@@ -54,7 +54,8 @@ async fn begin(session: &Session) -> Result<u32> {
 /// Counts what it is asked to count.
 struct Counter {
     count: u32,
-    ticks: u32,
+    /// The timers it was told of.
+    told: Vec<String>,
     name: String,
 }
 
@@ -66,7 +67,7 @@ impl Conductor for Counter {
         if ["broken", "hopeless"].contains(&version()) {
             return Err(Error::new("this version makes no conductor"));
         }
-        Ok(Self { count, ticks: 0, name: config.name })
+        Ok(Self { count, told: Vec::new(), name: config.name })
     }
 
     async fn restore(session: &Session, config: Config, saved: Saved) -> Result<Self> {
@@ -80,7 +81,7 @@ impl Conductor for Counter {
             "slow" => session.sleep(Duration::from_secs(3600)).await?,
             _ => {}
         }
-        Ok(Self { count: saved.parse()?, ticks: 0, name: config.name })
+        Ok(Self { count: saved.parse()?, told: Vec::new(), name: config.name })
     }
 
     fn methods() -> Methods<Self> {
@@ -90,6 +91,7 @@ impl Conductor for Counter {
             .on("save", Self::save)
             .on("tick_in", Self::tick_in)
             .on("ticks", Self::ticks)
+            .on("told", Self::told)
             .on("spawn", Self::spawn)
             .on("lend", Self::lend)
             .on("use_lent", Self::use_lent)
@@ -101,8 +103,8 @@ impl Conductor for Counter {
         session.publish("heard", format!("{} {}", version(), message.text()?)).await
     }
 
-    async fn timer(&mut self, _: &Session, _: &Timer) -> Result<()> {
-        self.ticks += 1;
+    async fn timer(&mut self, _: &Session, timer: &Timer) -> Result<()> {
+        self.told.push(timer.name().to_owned());
         Ok(())
     }
 
@@ -133,8 +135,12 @@ impl Counter {
         session.once("tick", Duration::from_millis(millis)).await
     }
 
-    async fn ticks(&mut self, _: &Session, (): ()) -> Result<u32> {
-        Ok(self.ticks)
+    async fn ticks(&mut self, _: &Session, (): ()) -> Result<usize> {
+        Ok(self.told.len())
+    }
+
+    async fn told(&mut self, _: &Session, (): ()) -> Result<Vec<String>> {
+        Ok(self.told.clone())
     }
 
     /// Two tasks that never end by themselves: one publishes the version, the other says when it is gone.
