@@ -62,7 +62,9 @@ impl Admission for TokenAdmission {
 }
 
 fn refused(connect: &ConnectRequest<'_>, reason: &str) -> Refusal {
-    tracing::info!(peer = %connect.peer, client_id = connect.client_id, reason, "an MQTT connection was refused");
+    // No name that may join is longer; what was sent may be.
+    let client_id: String = connect.client_id.chars().take(64).collect();
+    tracing::info!(peer = %connect.peer, client_id, reason, "an MQTT connection was refused");
     Refusal::BadCredentials
 }
 

@@ -50,11 +50,13 @@ impl fmt::Display for Networks {
 }
 
 /// A network out of a text: an address with the length of its prefix (`10.0.0.0/8`), or an address alone, which is a network of one. Nothing where the text is
-/// neither, or where bits are set behind the prefix: `10.0.0.1/8` is more likely to be a mistake than to mean `10.0.0.0/8`.
+/// neither, or where bits are set behind the prefix: `10.0.0.1/8` is more likely to be a mistake than to mean `10.0.0.0/8`. An IPv4 address that is written as an IPv6
+/// one is the IPv4 address; a network of such addresses is none, since it would hold nobody.
 #[must_use]
 pub fn network(text: &str) -> Option<IpNet> {
-    let network = text.parse::<IpNet>().ok().or_else(|| IpAddr::from_str(text).ok().map(IpNet::from))?;
-    (network.trunc() == network).then_some(network)
+    let network = text.parse::<IpNet>().ok().or_else(|| IpAddr::from_str(text).ok().map(|address| address.to_canonical().into()))?;
+    let mapped = matches!(network, IpNet::V6(network) if network.addr().to_ipv4_mapped().is_some());
+    (network.trunc() == network && !mapped).then_some(network)
 }
 
 /// What limits count as one source: an IPv4 address, or the /64 of an IPv6 address, since whoever has one address of such a network has them all.
@@ -98,12 +100,13 @@ mod tests {
         for outside in ["10.2.0.1", "192.0.2.8", "::ffff:192.0.2.8", "2001:db9::1", "::10.1.2.3"] {
             assert!(!networks.contains(outside.parse().unwrap()), "{outside}");
         }
+        assert_eq!(network("::ffff:192.0.2.7"), network("192.0.2.7"));
         assert_eq!(networks.to_string(), "10.1.0.0/16, 192.0.2.7/32, 2001:db8::/32");
     }
 
     #[test]
     fn what_is_no_network_is_none() {
-        for wrong in ["", "10.0.0.1/8", "10.0.0.0/33", "10.0.0", "host", "2001:db8::1/64", "10.0.0.0/8 "] {
+        for wrong in ["", "10.0.0.1/8", "::ffff:10.0.0.0/104", "10.0.0.0/33", "10.0.0", "host", "2001:db8::1/64", "10.0.0.0/8 "] {
             assert_eq!(network(wrong), None, "{wrong:?}");
         }
     }

@@ -114,18 +114,38 @@ fn each_route_is_open_to_its_roles_and_to_nobody_else() {
 
 #[test]
 fn a_viewer_sees_no_pin() {
-    let host = Host::start(options());
+    let host = Host::start(options().set("iot.public_url", json!("https://sessions.example.org")));
     let (viewer, operator) = (token(&host, "viewer", &[]), token(&host, "operator", &[]));
     let created = ask(host.admin, "POST", "/v1/sessions", Some(&operator), r#"{"type": "default"}"#);
     assert_eq!(created.status, 201, "{created:?}");
     let session = created.json();
-    let (id, pin) = (session["id"].as_str().unwrap(), session["pin"].as_str().unwrap());
+    let id = session["id"].as_str().unwrap();
     for target in ["/v1/sessions".to_owned(), format!("/v1/sessions/{id}")] {
         let (seen, whole) = (ask(host.admin, "GET", &target, Some(&viewer), ""), ask(host.admin, "GET", &target, Some(&operator), ""));
         let one = |answer: &Response| answer.json().get("items").map_or_else(|| answer.json(), |items| items[0].clone());
-        assert_eq!((one(&seen)["id"].as_str(), one(&seen).get("pin")), (Some(id), None), "{seen:?}");
-        assert!(!seen.body.contains(&format!("\"{pin}\"")), "{seen:?}");
-        assert_eq!(one(&whole)["pin"], pin, "{whole:?}");
+        assert_eq!(one(&seen)["id"].as_str(), Some(id), "{seen:?}");
+        for secret in ["pin", "join_secret", "join_url"] {
+            let shown = session[secret].as_str().unwrap();
+            assert!(one(&seen).get(secret).is_none() && !seen.body.contains(&format!("\"{shown}\"")), "{secret}: {seen:?}");
+            assert_eq!(one(&whole)[secret], shown, "{whole:?}");
+        }
+    }
+}
+
+#[test]
+fn why_something_is_down_is_for_those_with_an_identity() {
+    let host = Host::start(options().set("types.lost.plugin", json!("nowhere/nothing.so")).set("types.lost.required", json!(false)));
+    let plugins = |token: Option<&str>| {
+        let answer = ask(host.admin, "GET", "/readyz", token, "");
+        assert_eq!((answer.status, &answer.json()["status"]), (200, &json!("degraded")), "{answer:?}");
+        answer.json()["parts"]["plugins"].clone()
+    };
+    let whole = plugins(None);
+    assert!(whole["status"] == "down" && whole["reason"].as_str().unwrap().contains("nothing.so"), "{whole}");
+    let viewer = token(&host, "viewer", &[]);
+    assert_eq!(plugins(Some(&viewer)), whole);
+    for stranger in [None, Some("cha_wrong")] {
+        assert_eq!(plugins(stranger), json!({"status": "down"}));
     }
 }
 

@@ -256,7 +256,7 @@ impl Access {
         self.methods.is_empty() && !self.tokens.in_force()
     }
 
-    /// Decides. Without an error: who asks; nobody where the route needs no identity.
+    /// Decides. Without an error: who asks; where the route needs no identity, maybe nobody.
     async fn admit(&self, request: &Parts) -> Result<Option<Identity>, Denied> {
         let Parts { method, uri, headers, extensions, .. } = request;
         if !self.site.is_own(uri, headers) {
@@ -265,7 +265,8 @@ impl Access {
         let path = extensions.get::<MatchedPath>().map(MatchedPath::as_str);
         let least = path.map(|path| routes::least(path, method.as_str()));
         if let Some(Least::Nobody) = least {
-            return Ok(None);
+            // Whoever shows an identity may be told more.
+            return Ok(self.identify(request).await.ok());
         }
         if routes::may_change(path, method) && site::is_foreign(headers) {
             return Err(Denied::CrossSite);

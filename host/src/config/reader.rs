@@ -333,6 +333,10 @@ fn warn(reader: &Reader, settings: &Settings, warnings: &mut Vec<Warning>) {
         let digits = settings.sessions.pin_digits;
         warning("sessions.pin_digits", format!("pins of {digits} digits are guessed soon on a public port (iot.listen is {address})"));
     }
+    if let Some(address) = public.filter(|_| !settings.joins.exempt.is_empty()) {
+        let exempt = &settings.joins.exempt;
+        warning("joins.exempt", format!("whoever is in {exempt} may guess pins as fast as they can (iot.listen is {address})"));
+    }
     if settings.token.mode == TokenMode::None && settings.mqtt.broker != BrokerKind::None {
         warning(
             "token.mode",

@@ -291,7 +291,14 @@ pub(super) const NETWORKS: Parser<Networks> = Parser {
     kind: Kind::Text,
     expected: "a network such as \"10.0.0.0/8\", \"2001:db8::/32\" or \"192.0.2.7\", a list of them, or \"\" for none",
     parse: |value| {
-        let parse = |text: String| network(text.trim()).ok_or_else(|| Fault::Element(format!("{text:?}")));
+        let parse = |text: String| match network(text.trim()) {
+            None => Err(Fault::Element(format!("{text:?}"))),
+            // Nothing that goes by networks means to leave nobody out.
+            Some(network) if network.prefix_len() == 0 => {
+                Err(Fault::Because(format!("{network} is every address; name the networks that are meant")))
+            }
+            Some(network) => Ok(network),
+        };
         texts(value)?.into_iter().map(parse).collect()
     },
 };

@@ -39,7 +39,12 @@ impl Manager {
             (Ok(()), Some(session)) => session,
             (denied, _) => {
                 let denied = denied.err().unwrap_or(Denied::Wrong);
-                tracing::info!(session = id.map(tracing::field::display), %caller, ?denied, "a join was refused");
+                let session = id.map(tracing::field::display);
+                // Of what is over a limit there may be as much as somebody likes.
+                match denied {
+                    Denied::Limited(_) => tracing::debug!(session, %caller, ?denied, "a join was refused"),
+                    _ => tracing::info!(session, %caller, ?denied, "a join was refused"),
+                }
                 return Err(denied.into());
             }
         };

@@ -369,7 +369,7 @@ fn two_listeners_on_one_address_are_a_mistake() {
 }
 
 #[test]
-fn short_pins_on_a_public_port_and_no_types_are_warnings() {
+fn what_leaves_a_public_port_open_and_no_types_are_warnings() {
     let warned =
         |text: &str, flags: &[&str]| -> Vec<String> { load(text, &[], flags).unwrap().1.iter().map(ToString::to_string).collect() };
     let short = "[sessions]\npin_digits = 3\n[types.a]\nplugin = \"a\"\n";
@@ -377,8 +377,27 @@ fn short_pins_on_a_public_port_and_no_types_are_warnings() {
     assert_eq!(warned(short, &[]), [text]);
     assert!(warned(short, &["iot.listen=127.0.0.1:1"]).is_empty());
     assert!(warned(short, &["sessions.pin_digits=4"]).is_empty());
+    let exempt = &["joins.exempt=10.0.0.0/8"];
+    assert_eq!(
+        warned(TYPE, exempt),
+        ["--set joins.exempt: joins.exempt: whoever is in 10.0.0.0/8 may guess pins as fast as they can (iot.listen is 0.0.0.0:8888)"]
+    );
+    assert!(warned(TYPE, &[exempt[0], "iot.listen=127.0.0.1:1"]).is_empty());
     assert!(warned(TYPE, &[]).is_empty());
     assert_eq!(warned("", &[]), ["default: types: no type is configured, so no session can be created"]);
+}
+
+#[test]
+fn a_list_of_networks_leaves_somebody_out() {
+    for key in ["admin.allow", "iot.trusted_proxies", "joins.exempt"] {
+        for everybody in ["0.0.0.0/0", "::/0"] {
+            let line = only(TYPE, &[], &[&format!("{key}=10.0.0.0/8,{everybody}")]);
+            assert!(
+                line.starts_with(&format!("--set {key}: ")) && line.contains(&format!(": {everybody} is every address; name")),
+                "{line}"
+            );
+        }
+    }
 }
 
 #[test]
