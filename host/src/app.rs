@@ -47,8 +47,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// services; until the admin port ends what it does; and in all. What is between is for the broker's farewell and the store, the rest up to 20 s for the runtime.
 const REQUESTS: Duration = Duration::from_secs(7);
 const ENDING: Duration = Duration::from_secs(17);
-const LAST_ANSWERS: Duration = Duration::from_millis(18_500);
-const WHOLE_DRAIN: Duration = Duration::from_secs(19);
+const LAST_ANSWERS: Duration = Duration::from_secs(18);
+const WHOLE_DRAIN: Duration = Duration::from_millis(18_500);
 
 type Failed = Box<dyn Error + Send + Sync>;
 
@@ -254,7 +254,7 @@ fn live(runtime: &Runtime, settings: &Settings, source: Source, ready_file: Opti
                 0
             }
             () = tokio::time::sleep_until(begun + WHOLE_DRAIN) => {
-                tracing::error!("stopped with something undone: {} did not end within {} s; look at the disk and the broker", under_way.get(), WHOLE_DRAIN.as_secs());
+                tracing::error!("stopped with something undone: {} did not end within {:?}; look at the disk and the broker", under_way.get(), WHOLE_DRAIN);
                 1
             }
             () = signals.wait() => {

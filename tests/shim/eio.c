@@ -1,5 +1,6 @@
 /* A disk that fails, for one program: preloaded (LD_PRELOAD), it lets calls on files below the folder in DISK_FOLDER fail with EIO while the file named by
-   DISK_FAILS is there. Its letters say which: w writing, s the sync of a file, f the sync of a folder, r renaming. */
+   DISK_FAILS is there. Its letters say which: w writing, s the sync of a file, f the sync of a folder, r renaming. With h the next sync of a file
+   never ends; the file that said so is removed then. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -49,6 +50,11 @@ static int fails(char call, int file)
 static int sync_fails(int file)
 {
     struct stat found;
+    if (fails('h', file)) {
+        unlink(getenv("DISK_FAILS"));
+        for (;;)
+            pause();
+    }
     return fails(fstat(file, &found) == 0 && S_ISDIR(found.st_mode) ? 'f' : 's', file);
 }
 

@@ -1,7 +1,14 @@
 //! A disk that is full, and one that fails: what cannot be kept is refused, the host goes on from memory and recovers by itself, and a restart finds what was
 //! acknowledged and nothing that was refused, also where the disk still fails when the host is killed.
 
-use std::{fs, path::Path, process::Command, thread};
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use conductor_tests::{Host, Response, Session, http, until};
 use serde_json::{Value, json};
@@ -28,6 +35,18 @@ fn a_failing_disk_refuses_changes_and_brings_none_of_them_back_json() {
 fn a_failing_disk_refuses_changes_and_brings_none_of_them_back_sqlite() {
     // Folders are synced and files renamed where it is made, and never again.
     failing(Medium::Sqlite, &["ws", "w", "s"]);
+}
+
+#[test]
+fn a_drain_ends_in_time_on_a_disk_that_hangs() {
+    let place = tempfile::tempdir().unwrap();
+    let shim = shim(place.path());
+    thread::scope(|scope| {
+        for (file, undone) in [("sessions", "the store's last writes"), (".join-budgets", "the saving of the budgets of pins")] {
+            let shim = &shim;
+            scope.spawn(move || hanging(shim, file, undone));
+        }
+    });
 }
 
 /// Session `kept` has the client `before` and the state 1; `bare` has nothing.
@@ -145,12 +164,48 @@ fn copy(from: &Path, to: &Path) {
 
 /// One host for each of these kinds of calls that fail, all at once: that it recovers by itself takes seconds.
 fn failing(medium: Medium, calls: &[&str]) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("shim/eio.c");
     let place = tempfile::tempdir().unwrap();
-    let shim = place.path().join("eio.so");
+    let shim = shim(place.path());
+    thread::scope(|scope| calls.iter().for_each(|calls| drop(scope.spawn(|| failing_at(medium, &shim, calls)))));
+}
+
+fn shim(folder: &Path) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("shim/eio.c");
+    let shim = folder.join("eio.so");
     let built = Command::new("gcc").args(["-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", "-o"]).arg(&shim).arg(source).status();
     assert!(built.unwrap_or_else(|e| panic!("gcc: {e}; install it, or run `cargo xtask test`, which does")).success());
-    thread::scope(|scope| calls.iter().for_each(|calls| drop(scope.spawn(|| failing_at(medium, &shim, calls)))));
+    shim
+}
+
+/// The disk hangs for what begins like this in the state's folder; the end comes in time, and says what is undone.
+fn hanging(shim: &Path, file: &str, undone: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let orders = folder.path().join("orders");
+    let path = |path: &Path| path.display().to_string();
+    let options = Medium::Json
+        .options()
+        .set("joins.exempt", json!(""))
+        .environment("LD_PRELOAD", &path(shim))
+        .environment("DISK_FAILS", &path(&orders));
+    let options = options.environment("DISK_FOLDER", &path(&folder.path().join("state").join(file)));
+    let mut host = Host::start_in(folder, options);
+    let session = host.create("echo");
+    fs::write(&orders, "h").unwrap();
+    if file == ".join-budgets" {
+        let wrong = json!({"pin": "wrong", "client": "guesses"}).to_string();
+        assert_eq!(http::post(host.iot, &format!("/v1/sessions/{}/join", session.id), &wrong).status, 403);
+    } else {
+        // It gets no answer.
+        let mut creating = host.connect_admin();
+        creating.write_all(b"GET /api/createSession?type=echo HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        until("the store to hang", || (!orders.exists()).then_some(()));
+    }
+    let begun = Instant::now();
+    host.signal_to_end();
+    let status = host.wait();
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_eq!(status.code(), Some(1), "{}", host.log());
+    assert!(host.log().contains(undone), "{}", host.log());
 }
 
 fn failing_at(medium: Medium, shim: &Path, calls: &str) {
