@@ -1,5 +1,5 @@
-//! Who is connected, counted: so many in all, so many that have not shown yet who they are, so many from one source. And how fast a source
-//! connects anew. Networks that are exempt skip what is counted by source.
+//! Who is connected, counted: so many in all, so many that have not shown yet who they are, and so many of both from one source. And how
+//! fast a source connects anew. Networks that are exempt skip what is counted by source.
 
 use std::{
     collections::HashMap,
@@ -18,13 +18,25 @@ pub(crate) struct Most {
     pub(crate) in_all: usize,
     pub(crate) opening: usize,
     pub(crate) per_source: usize,
+    /// Of those that are opening: without it, a few sources that say nothing would have all these places.
+    pub(crate) opening_per_source: usize,
 }
+
+/// How many that are too fast may be there at a time, waiting to be told so. They have places of their own, since they may take as long as others.
+const TOO_FAST: usize = 64;
 
 #[derive(Debug, Default)]
 struct Counts {
     in_all: usize,
     opening: usize,
-    by_source: HashMap<Source, usize>,
+    too_fast: usize,
+    by_source: HashMap<Source, OfSource>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct OfSource {
+    in_all: usize,
+    opening: usize,
 }
 
 /// All connections of a port, or of several that share their limits. Its size is bounded by its limits.
@@ -53,17 +65,29 @@ impl Census {
         if counts.opening >= self.most.opening {
             return Err("too many connections that have not sent CONNECT");
         }
-        if counted && counts.by_source.get(&source).is_some_and(|n| *n >= self.most.per_source) {
+        let mut of_source = counts.by_source.get(&source).copied().unwrap_or_default();
+        if counted && of_source.in_all >= self.most.per_source {
             return Err("too many connections from this source");
         }
-        counts.in_all += 1;
-        counts.opening += 1;
-        if counted {
-            *counts.by_source.entry(source).or_default() += 1;
+        if counted && of_source.opening >= self.most.opening_per_source {
+            return Err("too many connections from this source that have not sent CONNECT");
         }
-        drop(counts);
         let too_fast = counted && self.pace.as_ref().is_some_and(|pace| !pace.take(source));
-        Ok(Place { census: Arc::clone(self), source: counted.then_some(source), opening: true, too_fast })
+        if too_fast && counts.too_fast >= TOO_FAST {
+            return Err("connects too often");
+        }
+        counts.in_all += 1;
+        of_source.in_all += 1;
+        if too_fast {
+            counts.too_fast += 1;
+        } else {
+            counts.opening += 1;
+            of_source.opening += 1;
+        }
+        if counted {
+            counts.by_source.insert(source, of_source);
+        }
+        Ok(Place { census: Arc::clone(self), source: counted.then_some(source), opening: !too_fast, too_fast })
     }
 }
 
@@ -91,7 +115,11 @@ impl Place {
     /// The connection has shown who it is: it no longer counts as opening.
     pub(crate) fn opened(&mut self) {
         if std::mem::take(&mut self.opening) {
-            self.census.counts.lock().unwrap_or_else(PoisonError::into_inner).opening -= 1;
+            let mut counts = self.census.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            counts.opening -= 1;
+            if let Some(of_source) = self.source.and_then(|source| counts.by_source.get_mut(&source)) {
+                of_source.opening -= 1;
+            }
         }
     }
 }
@@ -101,10 +129,11 @@ impl Drop for Place {
         self.opened();
         let mut counts = self.census.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.in_all -= 1;
+        counts.too_fast -= usize::from(self.too_fast);
         let Some(source) = self.source else { return };
-        if let Some(n) = counts.by_source.get_mut(&source) {
-            *n -= 1;
-            if *n == 0 {
+        if let Some(of_source) = counts.by_source.get_mut(&source) {
+            of_source.in_all -= 1;
+            if of_source.in_all == 0 {
                 counts.by_source.remove(&source);
             }
         }
@@ -116,7 +145,7 @@ mod tests {
     use super::*;
     use crate::networks::network;
 
-    const MOST: Most = Most { in_all: 4, opening: 3, per_source: 2 };
+    const MOST: Most = Most { in_all: 4, opening: 3, per_source: 2, opening_per_source: 2 };
 
     fn census() -> Arc<Census> {
         Census::new(MOST, Networks::default(), None)
@@ -142,6 +171,31 @@ mod tests {
     }
 
     #[test]
+    fn one_source_has_some_of_the_places_for_those_that_open() {
+        let census = Census::new(Most { opening_per_source: 1, ..MOST }, Networks::default(), None);
+        let mut first = census.enter(peer("10.0.0.1")).unwrap();
+        let told = census.enter(peer("10.0.0.1")).unwrap_err();
+        assert_eq!(told, "too many connections from this source that have not sent CONNECT");
+        let _other = census.enter(peer("10.0.0.2")).unwrap();
+        first.opened();
+        drop(census.enter(peer("10.0.0.1")).unwrap());
+        census.enter(peer("10.0.0.1")).unwrap();
+    }
+
+    #[test]
+    fn those_that_are_too_fast_have_a_few_places_of_their_own() {
+        let many = Most { in_all: 1000, opening: 2, per_source: 1000, opening_per_source: 2 };
+        let census = Census::new(many, Networks::default(), Some(Pace::new(1, 1)));
+        let _first = census.enter(peer("10.0.0.1")).unwrap();
+        let mut fast: Vec<_> = (0..TOO_FAST).map(|_| census.enter(peer("10.0.0.1")).unwrap()).collect();
+        assert!(fast.iter().all(Place::is_too_fast));
+        assert_eq!(census.enter(peer("10.0.0.1")).unwrap_err(), "connects too often");
+        assert!(!census.enter(peer("10.0.0.2")).unwrap().is_too_fast());
+        fast.pop();
+        assert!(census.enter(peer("10.0.0.1")).unwrap().is_too_fast(), "a place that was left is free");
+    }
+
+    #[test]
     fn an_ipv6_source_is_its_network() {
         let census = census();
         let _places = [census.enter(peer("2001:db8::1")).unwrap(), census.enter(peer("2001:db8::2")).unwrap()];
@@ -160,7 +214,7 @@ mod tests {
     #[test]
     fn an_exempt_network_is_counted_in_all_and_not_by_source() {
         let exempt = [network("10.0.0.0/8").unwrap()].into_iter().collect();
-        let census = Census::new(Most { opening: 4, ..MOST }, exempt, Some(Pace::new(1, 1)));
+        let census = Census::new(Most { opening: 4, opening_per_source: 1, ..MOST }, exempt, Some(Pace::new(1, 1)));
         let places: Vec<_> = (0..4).map(|_| census.enter(peer("10.0.0.1")).unwrap()).collect();
         assert!(places.iter().all(|place| place.source().is_none() && !place.is_too_fast()));
         assert_eq!(census.enter(peer("10.0.0.1")).unwrap_err(), "too many connections");

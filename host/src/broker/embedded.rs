@@ -129,7 +129,12 @@ impl EmbeddedBroker {
             .with_client_channel_capacity(limits.waiting_messages.max(1));
         config.topic_alias_maximum = 16;
         config.server_receive_maximum = Some(256);
-        let most = Most { in_all: limits.connections, opening: limits.opening, per_source: limits.per_source };
+        let most = Most {
+            in_all: limits.connections,
+            opening: limits.opening,
+            per_source: limits.per_source,
+            opening_per_source: limits.opening_per_source,
+        };
         let census = Census::new(most, limits.exempt.clone(), Some(Pace::new(limits.connects_burst, limits.connects_per_minute)));
         Arc::new(Self {
             failures: Pace::new(limits.failures_burst, FAILURES_PER_MINUTE),

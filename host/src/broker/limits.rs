@@ -15,6 +15,8 @@ pub struct Limits {
     pub opening: usize,
     /// Connections at a time from one IPv4 address or one IPv6 /64.
     pub per_source: usize,
+    /// Of these, such that have not sent their CONNECT yet.
+    pub opening_per_source: usize,
     /// How many connections one source may begin at once.
     pub connects_burst: u32,
     /// How many in a minute from then on.
@@ -55,6 +57,7 @@ impl Default for Limits {
             connections: 10_000,
             opening: 2_048,
             per_source: 1_024,
+            opening_per_source: 256,
             connects_burst: 1_024,
             connects_per_minute: 600,
             failures_burst: 10,

@@ -26,6 +26,9 @@ use crate::{
 /// The pauses after a failed accept, from the first to the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// The longest head of a request for an upgrade, as on the IoT port.
+const HEAD_BYTES: usize = 16 << 10;
+
 /// Binds all addresses, and tells the ports that were taken.
 pub(super) async fn bind(addresses: &[SocketAddr]) -> io::Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
     let (mut listeners, mut bound) = (Vec::new(), Vec::new());
@@ -154,7 +157,7 @@ where
         }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(in_time).max_headers(32);
+    http.timer(TokioTimer::new()).header_read_timeout(in_time).max_buf_size(HEAD_BYTES).max_headers(32);
     let serving = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
     match tokio::time::timeout(in_time, serving).await {
         Ok(Ok(())) => {}

@@ -22,8 +22,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::embedded::EmbeddedBroker;
 use crate::census::Place;
 
-/// Room for a message that packs several packets.
-const MESSAGE_BYTES: usize = 1 << 20;
+/// How much is read at a time. So much is there for each connection, from its first byte on; the library's own is sixteen times that.
+const READ_BYTES: usize = 8 << 10;
 
 impl EmbeddedBroker {
     /// `GET /mqtt`, for a WebSocket port of its own and for merging into another router. Where requests come from is read from the
@@ -69,10 +69,14 @@ async fn upgrade(
             return (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "5")], format!("{limit}\n")).into_response();
         }
     };
+    // It holds before CONNECT as well, when nobody knows yet who sends, and the library has no way to change it later: so no more than for a CONNECT with a
+    // packet behind it.
+    let message_bytes = broker.limits.connect_bytes + broker.limits.packet_bytes;
     upgrade
         .protocols(["mqtt"])
-        .max_message_size(MESSAGE_BYTES)
-        .max_frame_size(MESSAGE_BYTES)
+        .max_message_size(message_bytes)
+        .max_frame_size(message_bytes)
+        .read_buffer_size(READ_BYTES)
         .write_buffer_size(0)
         .on_upgrade(move |socket| broker.connection(WebSocketIo::new(socket), peer, place))
 }

@@ -123,7 +123,7 @@ pub async fn serve(
     tls: Option<(Arc<Tls>, Inside)>,
     stop: watch::Receiver<bool>,
 ) {
-    let most = Most { in_all: limits.connections, opening: usize::MAX, per_source: limits.per_source };
+    let most = Most { in_all: limits.connections, opening: usize::MAX, per_source: limits.per_source, opening_per_source: usize::MAX };
     let census = Census::new(most, limits.exempt.clone(), None);
     let (limits, over) = (Arc::new(limits), Over::new(tls.is_none()));
     // Each connection has a sender, so that the receiver ends with the last of them.

@@ -100,8 +100,12 @@ async fn who_does_not_finish_a_handshake_is_cut_in_time() {
 #[tokio::test]
 async fn a_handshake_has_a_place_and_gives_it_back() {
     let few = Limits { connect_time: Duration::from_secs(60), ..Limits::default() };
-    for limits in [Limits { connections: 2, ..few.clone() }, Limits { opening: 2, ..few.clone() }, Limits { per_source: 2, ..few.clone() }]
-    {
+    for limits in [
+        Limits { connections: 2, ..few.clone() },
+        Limits { opening: 2, ..few.clone() },
+        Limits { per_source: 2, ..few.clone() },
+        Limits { opening_per_source: 2, ..few.clone() },
+    ] {
         let (tls, connector) = identity();
         let host = Host::with_tls(limits.clone(), Some(tls)).await;
         let Endpoints { tls, websocket_tls, .. } = host.broker.endpoints();
