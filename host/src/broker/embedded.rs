@@ -5,7 +5,7 @@ use std::{
     fmt, io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use mqtt5::{
     packet::{connect::ConnectPacket, publish::PublishPacket},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite},
     sync::{broadcast, watch},
     task::JoinHandle,
     time::timeout,
@@ -44,8 +44,6 @@ use crate::{
 const FAILURES_PER_MINUTE: u32 = 6;
 /// How many closed sessions and kicked clients the gate remembers, for connections that were admitted just before.
 const REMEMBERED_ENDS: usize = 1024;
-/// How long a refused connection may take to read its answer.
-const ANSWER_WAIT: Duration = Duration::from_secs(1);
 
 /// The broker in this process. Made without listening; [`EmbeddedBroker::serve`] opens it.
 pub struct EmbeddedBroker {
@@ -233,7 +231,7 @@ impl EmbeddedBroker {
             Ok(Ok(Opening::Connect(connect, behind))) => (connect, behind),
             Ok(Ok(Opening::OtherVersion(connack))) => {
                 tracing::debug!(%peer, "refused: another version of MQTT");
-                return answer(io, connack).await;
+                return gate::answer(io, connack).await;
             }
             Ok(Err(garbage)) => return tracing::debug!(%peer, %garbage, "closed without an answer"),
             Err(_) => return tracing::debug!(%peer, "closed without an answer: no CONNECT in time"),
@@ -241,14 +239,14 @@ impl EmbeddedBroker {
         let version = connect.protocol_version;
         if gate::needs_an_id(&connect) {
             tracing::debug!(%peer, "refused: no client id and no clean session");
-            return answer(io, gate::ID_REJECTED).await;
+            return gate::answer(io, gate::ID_REJECTED).await;
         }
         let admitted = if place.is_too_fast() { Err(Refusal::TooFast) } else { self.admit_in_turn(&connect, peer, &place) };
         let (mut stay, expires_at) = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 tracing::debug!(%peer, client = connect.client_id, ?refusal, "refused");
-                return answer(io, gate::refusal(version, refusal)).await;
+                return gate::answer(io, gate::refusal(version, refusal)).await;
             }
         };
         place.opened();
@@ -484,21 +482,4 @@ impl Broker for EmbeddedBroker {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Writes the last packet a refused connection gets, and lets it be read: bytes that the client sent behind its CONNECT would otherwise
-/// make the system reset the connection before that.
-async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut io: S, packet: &[u8]) {
-    let told = async {
-        io.write_all(packet).await?;
-        io.flush().await?;
-        io.shutdown().await?;
-        let mut rest = [0; 1024];
-        while io.read(&mut rest).await? > 0 {}
-        io::Result::Ok(())
-    };
-    match timeout(ANSWER_WAIT, told).await {
-        Ok(Ok(())) | Err(_) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a refused client did not wait for its answer"),
-    }
 }

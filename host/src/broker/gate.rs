@@ -5,14 +5,21 @@
 //! An admitted CONNECT is written anew for the router: with the client id that the connection belongs to, and without username and
 //! password, so that no token goes further than this file.
 
+use std::time::Duration;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use mqtt5::packet::{FixedHeader, MqttPacket, PacketType, connect::ConnectPacket};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::timeout,
+};
 
 use super::{ConnectRequest, Refusal};
 
 /// The length field's four bytes and the type.
 const HEADER_BYTES: usize = 5;
+/// How long a refused connection may take to read its answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
 const CONNECT: u8 = 0x10;
 
 /// What the first packet of a connection was.
@@ -194,6 +201,23 @@ fn put_variable_int(bytes: &mut Vec<u8>, mut value: usize) {
 #[cfg(any(test, fuzzing))]
 #[path = "gate_fuzz.rs"]
 pub(crate) mod fuzz;
+
+/// Writes the last packet a refused connection gets, and lets it be read: bytes that the client sent behind its CONNECT would otherwise
+/// make the system reset the connection before that.
+pub(super) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut io: S, packet: &[u8]) {
+    let told = async {
+        io.write_all(packet).await?;
+        io.flush().await?;
+        io.shutdown().await?;
+        let mut rest = [0; 1024];
+        while io.read(&mut rest).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    match timeout(ANSWER_WAIT, told).await {
+        Ok(Ok(())) | Err(_) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a refused client did not wait for its answer"),
+    }
+}
 
 #[cfg(test)]
 #[path = "gate_tests.rs"]
