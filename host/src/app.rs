@@ -360,9 +360,22 @@ fn periodic(manager: &Arc<Manager>) -> MainLoop {
         async { Ok(()) }
     });
     main_loop.every("keep the budgets of pins", saved::PERIOD, move || {
-        keeping.tell_guarded_pins();
+        let shown = keeping.world().joins.were_pins_shown();
+        if shown {
+            keeping.tell_guarded_pins();
+        }
         let keeping = keeping.clone();
-        async move { Ok(tokio::task::spawn_blocking(move || keeping.keep_pin_budgets()).await??) }
+        async move {
+            if !shown {
+                return Ok(());
+            }
+            let keeper = keeping.clone();
+            let kept = tokio::task::spawn_blocking(move || keeper.keep_pin_budgets()).await?;
+            if kept.is_err() {
+                keeping.world().joins.look_again();
+            }
+            Ok(kept?)
+        }
     });
     main_loop
 }

@@ -33,9 +33,12 @@ use crate::{
     sessions::{SessionId, clock::Clock},
 };
 
-/// How many refusals of those who showed no identity are recorded at once; one more with each second. Otherwise an outsider could write until the files with what
-/// others did are rotated away.
-const STRANGERS: u64 = 1000;
+/// How many refusals are recorded at once, of those without an identity and of those with one; one more with each second. Otherwise an outsider, or somebody who
+/// may only look, could write until the files with what others did are rotated away.
+const REFUSALS: u64 = 1000;
+
+/// What the guard answers where it lets nobody through.
+const REFUSED: [StatusCode; 3] = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::MISDIRECTED_REQUEST];
 
 const ASK_A_SERVICE: &str = "/v1/services/{name}/requests";
 
@@ -54,9 +57,14 @@ struct Inner {
     trouble: Option<Arc<str>>,
     /// Entries since the last line that was written.
     unrecorded: u64,
-    /// How many refusals of strangers may be recorded now, and since when that counts, in seconds.
-    strangers: (u64, u64),
+    /// Of those who showed no good identity.
+    strangers: Refusals,
+    /// Of those whose role was too low, or whose request came from a page of another origin: they may ask as often as they like, too.
+    others: Refusals,
 }
+
+/// How many refusals may be recorded now, and since when that counts, in seconds.
+struct Refusals(u64, u64);
 
 /// Why there is no audit log: the host does not start.
 #[derive(Debug, thiserror::Error)]
@@ -147,7 +155,12 @@ impl Audit {
         let Some(file) = settings.file.clone() else { return Ok(None) };
         let failed = |problem| AuditError { file: file.clone(), problem };
         refuse_what_is_others(&open(&file).map_err(failed)?, &file).map_err(failed)?;
-        let state = Mutex::new(Inner { trouble: None, unrecorded: 0, strangers: (STRANGERS, clock.seconds()) });
+        let state = Mutex::new(Inner {
+            trouble: None,
+            unrecorded: 0,
+            strangers: Refusals(REFUSALS, clock.seconds()),
+            others: Refusals(REFUSALS, clock.seconds()),
+        });
         Ok(Some(Arc::new(Self { file, max_bytes: settings.max_bytes, keep: settings.keep, clock, state })))
     }
 
@@ -166,7 +179,13 @@ impl Audit {
 
     fn record(&self, entry: &mut Entry) {
         let mut state = self.lock();
-        let admitted = entry.who.is_some() || state.admits_a_stranger(self.clock.seconds());
+        let now = self.clock.seconds();
+        let refused = entry.status.is_some_and(|status| REFUSED.iter().any(|refused| refused.as_u16() == status));
+        let admitted = match entry.who {
+            None => state.strangers.admit(now),
+            Some(_) if refused => state.others.admit(now),
+            Some(_) => true,
+        };
         if !(admitted && self.write(&mut state, entry)) {
             state.unrecorded += 1;
         }
@@ -240,11 +259,11 @@ impl Audit {
     }
 }
 
-impl Inner {
-    fn admits_a_stranger(&mut self, now: u64) -> bool {
-        let (left, since) = self.strangers;
-        let left = left.saturating_add(now.saturating_sub(since)).min(STRANGERS);
-        self.strangers = (left.saturating_sub(1), now);
+impl Refusals {
+    fn admit(&mut self, now: u64) -> bool {
+        let Self(left, since) = *self;
+        let left = left.saturating_add(now.saturating_sub(since)).min(REFUSALS);
+        *self = Self(left.saturating_sub(1), now);
         left > 0
     }
 }
@@ -353,7 +372,7 @@ struct Pending {
 impl Pending {
     fn answered(&mut self, response: &Response) {
         let (status, extensions) = (response.status(), response.extensions());
-        let refused = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::MISDIRECTED_REQUEST].contains(&status);
+        let refused = REFUSED.contains(&status);
         self.changes |= refused;
         self.entry.status = Some(status.as_u16());
         self.entry.code = extensions.get::<Code>().map(|Code(code)| *code);

@@ -143,27 +143,34 @@ fn what_cannot_be_written_is_counted_and_told_when_it_can() {
 }
 
 #[test]
-fn strangers_cannot_fill_it_and_others_are_always_recorded() {
+fn refusals_cannot_fill_it_and_what_was_done_is_always_recorded() {
     let folder = tempfile::tempdir().unwrap();
     let audit = audit(&folder);
-    for _ in 0..STRANGERS + 50 {
-        audit.record(&mut Entry { who: None, ..entry("1111") });
+    let refused = || Entry { status: Some(403), ..entry("1111") };
+    for _ in 0..REFUSALS + 50 {
+        audit.record(&mut Entry { who: None, ..refused() });
     }
-    assert_eq!(lines(&audit.file).len() as u64, STRANGERS);
+    assert_eq!(lines(&audit.file).len() as u64, REFUSALS);
+    // Nobody without an identity hides what somebody with one tried.
+    for _ in 0..REFUSALS + 50 {
+        audit.record(&mut refused());
+    }
+    let found = lines(&audit.file);
+    assert_eq!((found.len() as u64, &found[REFUSALS as usize]["unrecorded"]), (2 * REFUSALS, &Value::from(50)));
     audit.record(&mut entry("2222"));
     let last = lines(&audit.file).pop().unwrap();
     assert_eq!((&last["session"], &last["unrecorded"]), (&Value::from("2222"), &Value::from(50)));
 }
 
 #[test]
-fn strangers_are_admitted_again_with_time() {
-    let mut state = Inner { trouble: None, unrecorded: 0, strangers: (1, 100) };
-    assert!(state.admits_a_stranger(100));
-    assert!(!state.admits_a_stranger(100));
-    assert!(state.admits_a_stranger(101));
-    assert!(!state.admits_a_stranger(101));
+fn refusals_are_admitted_again_with_time() {
+    let mut state = Refusals(1, 100);
+    assert!(state.admit(100));
+    assert!(!state.admit(100));
+    assert!(state.admit(101));
+    assert!(!state.admit(101));
     // A clock that goes back gives nothing, and takes nothing.
-    assert!(!state.admits_a_stranger(50));
+    assert!(!state.admit(50));
 }
 
 /// A router with one route, whose answer is that, or never comes.

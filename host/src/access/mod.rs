@@ -265,8 +265,8 @@ impl Access {
         let path = extensions.get::<MatchedPath>().map(MatchedPath::as_str);
         let least = path.map(|path| routes::least(path, method.as_str()));
         if let Some(Least::Nobody) = least {
-            // Whoever shows an identity may be told more.
-            return Ok(self.identify(request).await.ok());
+            // Whoever shows an identity is told more by this one; another that is asked whether the host lives waits for no provider.
+            return Ok(if path == Some("/readyz") { self.identify(request).await.ok() } else { None });
         }
         if routes::may_change(path, method) && site::is_foreign(headers) {
             return Err(Denied::CrossSite);

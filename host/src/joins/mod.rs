@@ -28,7 +28,7 @@ use std::{
     path::PathBuf,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -115,6 +115,8 @@ pub struct Joins {
     /// Where budgets are kept over a restart, and what is there.
     file: Option<PathBuf>,
     kept: Mutex<Option<Vec<Saved>>>,
+    /// Whether pins were shown since somebody looked.
+    pins_shown: AtomicBool,
     /// Sessions of which it was said that their pin is guarded.
     told: Mutex<HashSet<SessionId>>,
 }
@@ -142,6 +144,8 @@ impl Joins {
             counts: Counts::default(),
             file: None,
             kept: Mutex::default(),
+            // What was kept before a restart is to be looked at once.
+            pins_shown: AtomicBool::new(true),
             told: Mutex::default(),
         }
     }
@@ -150,6 +154,17 @@ impl Joins {
     #[must_use]
     pub fn kept_in(self, file: PathBuf) -> Self {
         Self { file: Some(file), ..self }
+    }
+
+    /// Whether pins were shown since this was asked last: otherwise there is no budget to keep, and no pin has come to be guarded. So a host at which
+    /// nobody joins goes through no sessions.
+    pub fn were_pins_shown(&self) -> bool {
+        self.pins_shown.swap(false, Ordering::Acquire)
+    }
+
+    /// What was found after [`Joins::were_pins_shown`] is to be looked at again.
+    pub fn look_again(&self) {
+        self.pins_shown.store(true, Ordering::Release);
     }
 
     /// Keeps them as they are now, where that is not what is in the file. Blocks.
@@ -214,6 +229,7 @@ impl Joins {
                 charge()?;
                 let budget = session.map_or_else(|| self.stand_in(id), |session| session.budget);
                 let left = !exempt && budget.charge(self.pin_limits, now);
+                self.look_again();
                 // A pin of -1 digits matches none.
                 let pin = session.map_or(Pin::NEVER, |session| session.record.pin).matches(pin.unwrap_or(Pin::NONE));
                 let right = pin & (left | exempt);

@@ -110,6 +110,27 @@ fn many_sources_share_the_budget_of_the_pin() {
 }
 
 #[test]
+fn where_no_pin_is_shown_there_is_nothing_to_look_at() {
+    let door = Door::new(joins(|_| {}));
+    assert!(door.joins.were_pins_shown(), "after a restart, once");
+    assert!(!door.joins.were_pins_shown());
+    let secret = Shown::Secret(door.joins.secret_of(&door.record));
+    assert_eq!(door.try_it(&secret, at(1)), Ok(()));
+    assert!(!door.joins.were_pins_shown());
+    for number in 0..3 {
+        let _ = match number {
+            0 => door.try_it(&wrong(), at(1)),
+            1 => door.try_it(&right(), at(1)),
+            _ => door.nowhere(&wrong(), at(1)),
+        };
+        assert!(door.joins.were_pins_shown(), "{number}");
+    }
+    assert!(!door.joins.were_pins_shown());
+    door.joins.look_again();
+    assert!(door.joins.were_pins_shown());
+}
+
+#[test]
 fn exempt_networks_skip_every_budget() {
     let door = Door::new(joins(|settings| settings.exempt = [network("10.0.0.1").unwrap()].into_iter().collect()));
     for _ in 0..1000 {
