@@ -115,7 +115,7 @@ pub struct Joins {
     /// Where budgets are kept over a restart, and what is there.
     file: Option<PathBuf>,
     kept: Mutex<Option<Vec<Saved>>>,
-    /// Whether pins were shown since somebody looked.
+    /// Whether pins were shown, or budgets came from before a restart, since somebody looked.
     pins_shown: AtomicBool,
     /// Sessions of which it was said that their pin is guarded.
     told: Mutex<HashSet<SessionId>>,
@@ -144,8 +144,7 @@ impl Joins {
             counts: Counts::default(),
             file: None,
             kept: Mutex::default(),
-            // What was kept before a restart is to be looked at once.
-            pins_shown: AtomicBool::new(true),
+            pins_shown: AtomicBool::new(false),
             told: Mutex::default(),
         }
     }

@@ -112,7 +112,6 @@ fn many_sources_share_the_budget_of_the_pin() {
 #[test]
 fn where_no_pin_is_shown_there_is_nothing_to_look_at() {
     let door = Door::new(joins(|_| {}));
-    assert!(door.joins.were_pins_shown(), "after a restart, once");
     assert!(!door.joins.were_pins_shown());
     let secret = Shown::Secret(door.joins.secret_of(&door.record));
     assert_eq!(door.try_it(&secret, at(1)), Ok(()));

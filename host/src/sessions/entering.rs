@@ -144,6 +144,9 @@ impl Manager {
 
     /// Puts back what was kept. Where that is damaged, the pin of every session is guarded: it may have been.
     pub fn restore_pin_budgets(&self, found: Found) {
+        if !matches!(&found, Found::Budgets(budgets) if budgets.is_empty()) {
+            self.world.joins.look_again();
+        }
         match found {
             Found::Budgets(budgets) => {
                 for Saved { id, created_at, word } in budgets {
