@@ -5,10 +5,7 @@
 
 use super::{Bench, Client, Outcome, heading, say};
 
-use std::{
-    io::{BufRead as _, Read as _, Write as _},
-    time::Instant,
-};
+use std::{io::Write as _, time::Instant};
 
 /// Asked before anything is measured.
 const WARM_UP: usize = 5000;
@@ -89,22 +86,7 @@ impl Client {
             "POST {path} HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: {source}\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         )?;
-        let mut length = 0;
-        let mut line = String::new();
-        loop {
-            line.clear();
-            if self.0.read_line(&mut line)? == 0 {
-                return Err("the host closed the connection".into());
-            }
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse()?;
-            }
-            if line == "\r\n" {
-                break;
-            }
-        }
-        let mut body = vec![0; length];
-        self.0.read_exact(&mut body)?;
+        let body = super::read_answer(&mut self.0)?;
         let refused = body.starts_with(b"{\"token\":\"Could not");
         if refused { Ok(()) } else { Err(format!("answered {:?}", String::from_utf8_lossy(&body)).into()) }
     }
